@@ -1,0 +1,2 @@
+//! Direct I/O for NVMe from userspace.
+pub mod units;
