@@ -1,1 +1,3 @@
+//! The `udirect` program.
+
 fn main() {}

@@ -1,0 +1,144 @@
+//! Pages: hugepages where there are any, locked ordinary ones where there are not.
+
+use core::fmt;
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::MemfdFlags;
+
+use super::{DmaError, PAGE_BYTES};
+
+/// What kind of page memory is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageKind {
+    /// 4 KiB pages, locked where the limit allows.
+    Ordinary,
+    /// 2 MiB hugepages.
+    Huge2MiB,
+    /// 1 GiB hugepages.
+    Huge1GiB,
+}
+
+impl PageKind {
+    /// Returns the size of one page.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Ordinary => PAGE_BYTES as u64,
+            Self::Huge2MiB => 2 << 20,
+            Self::Huge1GiB => 1 << 30,
+        }
+    }
+
+    fn memfd_flags(self) -> MemfdFlags {
+        match self {
+            Self::Ordinary => MemfdFlags::empty(),
+            Self::Huge2MiB => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+            Self::Huge1GiB => MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
+        }
+    }
+}
+
+impl fmt::Display for PageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ordinary => "ordinary pages",
+            Self::Huge2MiB => "2 MiB hugepages",
+            Self::Huge1GiB => "1 GiB hugepages",
+        })
+    }
+}
+
+/// Which pages are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PagePolicy {
+    /// Hugepages if there are any, otherwise ordinary ones, with one warning.
+    #[default]
+    PreferHuge,
+    /// Hugepages of one size, or an error.
+    Require(PageKind),
+    /// Ordinary pages, without a warning.
+    Ordinary,
+}
+
+/// Memory behind a file descriptor, so that it can be shared with a device process.
+pub(super) struct Pages {
+    /// Mapping first: it is unmapped before the descriptor is closed.
+    pub(super) map: MmapRaw,
+    pub(super) file: File,
+    pub(super) kind: PageKind,
+}
+
+impl Pages {
+    /// Maps at least `len` bytes, rounded up to whole pages, zeroed.
+    pub(super) fn map(len: u64, policy: PagePolicy) -> Result<Self, DmaError> {
+        match policy {
+            PagePolicy::Ordinary | PagePolicy::Require(PageKind::Ordinary) => Self::ordinary(len),
+            PagePolicy::Require(kind) => {
+                Self::of_kind(kind, len).map_err(|source| DmaError::NoHugepages { len, source })
+            }
+            PagePolicy::PreferHuge => Self::of_kind(PageKind::Huge2MiB, len).or_else(|reason| {
+                warn_once(len, &reason);
+                Self::ordinary(len)
+            }),
+        }
+    }
+
+    fn ordinary(len: u64) -> Result<Self, DmaError> {
+        let kind = PageKind::Ordinary;
+        let pages =
+            Self::of_kind(kind, len).map_err(|source| DmaError::Map { len, kind, source })?;
+        // Locked pages keep a real device's mapping true. An IOMMU mapping pins them anyway, and an
+        // in-process controller does not need it, so a small limit is worth a word, not an error.
+        if let Err(reason) = pages.map.lock() {
+            tracing::debug!(len, %reason, "DMA memory is not locked (RLIMIT_MEMLOCK)");
+        }
+        Ok(pages)
+    }
+
+    fn of_kind(kind: PageKind, len: u64) -> io::Result<Self> {
+        let flags = MemfdFlags::CLOEXEC | kind.memfd_flags();
+        let file = File::from(rustix::fs::memfd_create("udirect-dma", flags)?);
+        let len = len.next_multiple_of(kind.bytes());
+        file.set_len(len)?;
+        // Hugepages are populated at once: running out is an error here and a SIGBUS later.
+        let map = match kind {
+            PageKind::Ordinary => MmapOptions::new().map_raw(&file)?,
+            _ => MmapOptions::new().populate().map_raw(&file)?,
+        };
+        Ok(Self { map, file, kind })
+    }
+}
+
+/// Says once in the life of the process that there are no hugepages.
+fn warn_once(len: u64, reason: &io::Error) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        let wanted = len.div_ceil(PageKind::Huge2MiB.bytes());
+        tracing::warn!(
+            "no hugepages for DMA memory ({reason}); using ordinary pages. \
+             Reserve some with `sysctl vm.nr_hugepages={wanted}` or more"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinary_pages_are_always_there_and_zeroed() {
+        let pages = Pages::map(5000, PagePolicy::Ordinary).unwrap();
+        assert_eq!(pages.map.len(), 8192);
+        assert_eq!(pages.kind, PageKind::Ordinary);
+    }
+
+    #[test]
+    fn required_hugepages_are_an_error_with_the_fix_when_there_are_none() {
+        // Far more than any machine that runs tests has reserved.
+        let result = Pages::map(1 << 46, PagePolicy::Require(PageKind::Huge2MiB));
+        let text = result.err().map(|error| error.to_string()).unwrap();
+        assert!(text.contains("vm.nr_hugepages"), "{text}");
+    }
+}
