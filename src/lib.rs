@@ -2,6 +2,7 @@
 #[expect(unsafe_code, reason = "maps and shares memory with devices")]
 pub mod dma;
 
+pub mod block;
 #[doc(hidden)]
 pub mod seed;
 pub mod units;

@@ -1,0 +1,27 @@
+//! The waist: what a block device is, whoever drives it.
+//!
+//! [`BlockDevice`] is the shared, control side: geometry, queues, memory. [`IoQueue`] is the data
+//! side: one core submits [`Request`]s and polls for [`Completion`]s. Buffers travel inside the
+//! request and come back inside the completion, so that nobody can free or read memory that a device
+//! may be writing.
+//!
+//! ```text
+//!   Request --submit--> IoQueue --ring--> device
+//!                          |
+//!   Completion <--poll-----+        (the request comes back, with its buffers and the result)
+//! ```
+//!
+//! This room knows nothing of NVMe: the native driver, the kernel's rings and SPDK are equals
+//! behind it, and one conformance suite runs against all of them.
+
+mod device;
+mod error;
+mod geometry;
+mod queue;
+mod request;
+
+pub use device::{BlockDevice, DeviceInfo, QueueOptions};
+pub use error::{BlockError, Cause, DeviceStatus, ErrorKind};
+pub use geometry::{Geometry, Operations, SegmentRules};
+pub use queue::{Completion, Counters, IoQueue, Rejected};
+pub use request::{Operation, Payload, Request};
