@@ -5,4 +5,5 @@ pub mod dma;
 pub mod block;
 #[doc(hidden)]
 pub mod seed;
+pub mod transport;
 pub mod units;
