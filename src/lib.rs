@@ -5,5 +5,6 @@ pub mod dma;
 pub mod block;
 #[doc(hidden)]
 pub mod seed;
+pub mod spec;
 pub mod transport;
 pub mod units;
