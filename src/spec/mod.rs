@@ -56,6 +56,10 @@ macro_rules! open_enum {
 
 pub mod command;
 pub mod completion;
+pub mod event;
+pub mod feature;
+pub mod identify;
+pub mod log;
 pub mod registers;
 pub mod sgl;
 pub mod status;
