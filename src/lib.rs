@@ -3,6 +3,7 @@
 pub mod dma;
 
 pub mod block;
+pub mod nvme;
 #[doc(hidden)]
 pub mod seed;
 pub mod spec;

@@ -1,0 +1,465 @@
+//! Bring-up: from registers to a controller that is ready for queues, without ever blocking.
+//!
+//! ```text
+//!  Disabling -> Enabling -> IdentifyController -> [IdentifyNvm] -> NumberOfQueues -> [Shadow]
+//!      -> Events -> ActiveNamespaces -> Namespace(1..n) -> ready
+//! ```
+//!
+//! Each state has a deadline; an error names the state and writes the registers down. Several controllers
+//! are brought up side by side by stepping each in turn. Dropped half-way, the connection stops the
+//! controller and unmaps its memory.
+#![forbid(unsafe_code)]
+
+use core::fmt;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::admin::{Admin, no_memory, violation};
+use super::bell::ShadowBuffers;
+use super::connection::Connection;
+use super::controller::{Controller, ControllerParts};
+use super::identity::{ControllerLimits, NamespaceIdentity};
+use super::memory::PAGE;
+use super::status;
+use crate::block::{BlockError, Cause};
+use crate::dma::{Access, Domain, Window};
+use crate::spec::command::{AdminOpcode, Cns, Command, IdentifyDword10, SetFeaturesDword10};
+use crate::spec::completion::Completion;
+use crate::spec::feature::{FeatureId, NumberOfQueues};
+use crate::spec::identify::{
+    ActiveNamespaceList, IdentifyController, IdentifyNamespace, IdentifyNvmController,
+};
+use crate::spec::registers::{Configuration, IOCQES_NVM, IOSQES_NVM, Version};
+use crate::transport::Transport;
+use crate::units::{CommandId, NamespaceId};
+
+/// What a controller is asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// I/O queue pairs that are asked for; the controller may grant fewer.
+    pub queues: u16,
+    /// How long an admin command may take.
+    pub admin_timeout: Duration,
+    /// Whether shadow doorbells are used where the controller offers them.
+    pub shadow_doorbells: bool,
+    /// Whether SGLs are used where the controller offers them.
+    pub sgl: bool,
+}
+
+impl Default for Options {
+    /// 64 queue pairs, 60 seconds, shadow doorbells and SGLs where offered.
+    fn default() -> Self {
+        Self {
+            queues: 64,
+            admin_timeout: Duration::from_secs(60),
+            shadow_doorbells: true,
+            sgl: true,
+        }
+    }
+}
+
+/// The state of a bring-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Waits for CSTS.RDY = 0.
+    Disabling,
+    /// Waits for CSTS.RDY = 1.
+    Enabling,
+    IdentifyController,
+    IdentifyNvm,
+    NumberOfQueues,
+    Shadow,
+    ActiveNamespaces,
+    Namespace(NamespaceId),
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disabling => f.write_str("waiting for CSTS.RDY = 0"),
+            Self::Enabling => f.write_str("waiting for CSTS.RDY = 1"),
+            Self::IdentifyController => f.write_str("Identify Controller"),
+            Self::IdentifyNvm => f.write_str("Identify I/O Command Set specific Controller"),
+            Self::NumberOfQueues => f.write_str("Set Features Number of Queues"),
+            Self::Shadow => f.write_str("Doorbell Buffer Config"),
+            Self::ActiveNamespaces => f.write_str("Identify Active Namespaces"),
+            Self::Namespace(nsid) => write!(f, "Identify Namespace {nsid}"),
+        }
+    }
+}
+
+/// A controller on its way to being ready.
+pub struct BringUp {
+    /// First: the controller lets go of memory before any of it goes.
+    connection: Option<Connection>,
+    state: State,
+    deadline: Instant,
+    /// The admin command that the state waits for.
+    pending: Option<CommandId>,
+    found: Found,
+    options: Options,
+    domain: Arc<Domain>,
+    admin: Option<Admin>,
+    scratch: Window,
+}
+
+/// What has been learnt so far.
+struct Found {
+    controller: Box<IdentifyController>,
+    nvm: Option<Box<IdentifyNvmController>>,
+    limits: Option<ControllerLimits>,
+    queues: u16,
+    shadow: Option<ShadowBuffers>,
+    to_identify: VecDeque<NamespaceId>,
+    namespaces: Vec<(NamespaceId, Box<IdentifyNamespace>)>,
+}
+
+/// Where a bring-up is.
+pub enum Progress {
+    /// Step again, a little later.
+    Pending,
+    /// The controller is ready.
+    Ready(Arc<Controller>),
+}
+
+impl BringUp {
+    /// Lets the controller see the domain's memory and begins to disable it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory, or the controller is gone or cannot be driven at all.
+    pub fn begin(
+        transport: &Arc<dyn Transport>,
+        domain: &Arc<Domain>,
+        options: Options,
+    ) -> Result<Self, BlockError> {
+        let connection = Connection::open(Arc::clone(transport), domain)?;
+        check_capabilities(&connection)?;
+        let admin = Admin::new(&**transport, domain, connection.cap.dstrd())?;
+        let scratch =
+            domain.window(PAGE as usize, PAGE as usize, Access::DeviceWrites).map_err(no_memory)?;
+        let cc = connection.registers.configuration()?;
+        connection.registers.configure(cc.with_en(false));
+        Ok(Self {
+            state: State::Disabling,
+            deadline: Instant::now() + connection.ready_timeout,
+            pending: None,
+            found: Found {
+                controller: Box::new(IdentifyController::new_zeroed()),
+                nvm: None,
+                limits: None,
+                queues: 0,
+                shadow: None,
+                to_identify: VecDeque::new(),
+                namespaces: Vec::new(),
+            },
+            options,
+            domain: Arc::clone(domain),
+            connection: Some(connection),
+            admin: Some(admin),
+            scratch,
+        })
+    }
+
+    /// Does what can be done now.
+    ///
+    /// # Errors
+    ///
+    /// `Timeout` when the state's deadline has passed, and whatever the controller says. The bring-up is
+    /// over then; drop it.
+    pub fn step(&mut self) -> Result<Progress, BlockError> {
+        match self.advance() {
+            Ok(Some(controller)) => Ok(Progress::Ready(controller)),
+            Ok(None) if Instant::now() < self.deadline => Ok(Progress::Pending),
+            Ok(None) => Err(self.explain(self.timeout())),
+            Err(error) => Err(self.explain(error)),
+        }
+    }
+
+    /// Moves on if what the state waits for has happened.
+    fn advance(&mut self) -> Result<Option<Arc<Controller>>, BlockError> {
+        match self.state {
+            State::Disabling => self.enable_when_disabled()?,
+            State::Enabling => self.identify_when_ready()?,
+            _ => {
+                if let Some(completion) = self.reply()? {
+                    return self.take_reply(completion);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn enable_when_disabled(&mut self) -> Result<(), BlockError> {
+        let (connection, admin) = self.parts()?;
+        if connection.registers.status()?.rdy() {
+            return Ok(());
+        }
+        let (asq, acq) = admin.addresses();
+        connection.registers.set_admin_queues(admin.attributes(), asq, acq);
+        let cc = Configuration::new().with_en(true).with_iosqes(IOSQES_NVM).with_iocqes(IOCQES_NVM);
+        connection.registers.configure(cc);
+        let patience = connection.ready_timeout;
+        self.enter(State::Enabling, patience);
+        Ok(())
+    }
+
+    fn identify_when_ready(&mut self) -> Result<(), BlockError> {
+        let (connection, _) = self.parts()?;
+        let status = connection.registers.status()?;
+        if status.cfs() {
+            return Err(violation("CSTS.CFS: the controller reports a fatal error".into()));
+        }
+        if status.rdy() {
+            self.identify(State::IdentifyController, Cns::CONTROLLER, NamespaceId::NONE)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the completion of the pending command, once it is there.
+    fn reply(&mut self) -> Result<Option<Completion>, BlockError> {
+        let Some(cid) = self.pending else { return Ok(None) };
+        let (connection, admin) = self.parts()?;
+        admin.poll()?;
+        if let Some(completion) = admin.result(cid) {
+            return Ok(Some(completion));
+        }
+        // The controller may have died meanwhile; its registers tell.
+        if connection.registers.status()?.cfs() {
+            return Err(violation("CSTS.CFS: the controller reports a fatal error".into()));
+        }
+        Ok(None)
+    }
+
+    fn take_reply(
+        &mut self,
+        completion: Completion,
+    ) -> Result<Option<Arc<Controller>>, BlockError> {
+        self.pending = None;
+        let optional = matches!(self.state, State::IdentifyNvm | State::Shadow);
+        if !completion.status.is_success() && !optional {
+            return Err(status::admin_error(completion.status, "bring-up"));
+        }
+        match self.state {
+            State::IdentifyController => self.controller_identified()?,
+            State::IdentifyNvm => self.nvm_identified(completion)?,
+            State::NumberOfQueues => self.queues_granted(completion)?,
+            State::Shadow => {
+                if !completion.status.is_success() {
+                    self.found.shadow = None;
+                }
+                self.list_namespaces(NamespaceId::NONE)?;
+            }
+            State::ActiveNamespaces => return self.namespaces_listed(),
+            State::Namespace(nsid) => return self.namespace_identified(nsid),
+            State::Disabling | State::Enabling => {}
+        }
+        Ok(None)
+    }
+
+    fn controller_identified(&mut self) -> Result<(), BlockError> {
+        self.scratch.span().read_into(self.found.controller.as_mut_bytes());
+        let rtd3e = self.found.controller.rtd3e.get();
+        let (connection, _) = self.parts()?;
+        connection.set_shutdown_time(rtd3e);
+        let version = connection.registers.version()?;
+        if version >= Version::new().with_major(2) {
+            let cns = Cns::COMMAND_SET_CONTROLLER;
+            self.identify(State::IdentifyNvm, cns, NamespaceId::NONE)
+        } else {
+            self.ask_for_queues()
+        }
+    }
+
+    fn nvm_identified(&mut self, completion: Completion) -> Result<(), BlockError> {
+        if completion.status.is_success() {
+            let mut nvm = Box::new(IdentifyNvmController::new_zeroed());
+            self.scratch.span().read_into(nvm.as_mut_bytes());
+            self.found.nvm = Some(nvm);
+        }
+        self.ask_for_queues()
+    }
+
+    fn ask_for_queues(&mut self) -> Result<(), BlockError> {
+        let found = &mut self.found;
+        let mut limits = ControllerLimits::parse(&found.controller, found.nvm.as_deref());
+        if !self.options.sgl {
+            limits.use_prps();
+        }
+        found.limits = Some(limits);
+        let wanted = self.options.queues.max(1) - 1;
+        let value = NumberOfQueues::new().with_submission(wanted).with_completion(wanted);
+        let feature = SetFeaturesDword10::new().with_fid(FeatureId::NUMBER_OF_QUEUES.0);
+        self.send(
+            State::NumberOfQueues,
+            Command {
+                opcode: AdminOpcode::SET_FEATURES.0,
+                cdw10: feature.into_bits(),
+                cdw11: value.into_bits(),
+                ..Command::default()
+            },
+        )
+    }
+
+    fn queues_granted(&mut self, completion: Completion) -> Result<(), BlockError> {
+        let granted = NumberOfQueues::from_bits(completion.dw0);
+        let count = granted.submission().min(granted.completion()).saturating_add(1);
+        self.found.queues = count.min(self.options.queues.max(1));
+        if self.options.shadow_doorbells && self.found.controller.oacs().doorbell_buffer() {
+            self.offer_shadow_doorbells()
+        } else {
+            self.list_namespaces(NamespaceId::NONE)
+        }
+    }
+
+    fn offer_shadow_doorbells(&mut self) -> Result<(), BlockError> {
+        let page = |access| self.domain.window(PAGE as usize, PAGE as usize, access);
+        let doorbells = page(Access::DeviceReads).map_err(no_memory)?;
+        let events = page(Access::DeviceWrites).map_err(no_memory)?;
+        let dptr = [doorbells.iova().0, events.iova().0];
+        self.found.shadow = Some(ShadowBuffers { doorbells, events });
+        let opcode = AdminOpcode::DOORBELL_BUFFER_CONFIG.0;
+        self.send(State::Shadow, Command { opcode, dptr, ..Command::default() })
+    }
+
+    fn list_namespaces(&mut self, above: NamespaceId) -> Result<(), BlockError> {
+        self.identify(State::ActiveNamespaces, Cns::ACTIVE_NAMESPACES, above)
+    }
+
+    fn namespaces_listed(&mut self) -> Result<Option<Arc<Controller>>, BlockError> {
+        let mut list = Box::new(ActiveNamespaceList::new_zeroed());
+        self.scratch.span().read_into(list.as_mut_bytes());
+        let mut above = self.found.to_identify.back().copied().unwrap_or(NamespaceId::NONE);
+        for nsid in list.iter() {
+            if nsid <= above || nsid == NamespaceId::ALL {
+                return Err(violation(format!("namespace {nsid} listed after {above}")));
+            }
+            above = nsid;
+            self.found.to_identify.push_back(nsid);
+        }
+        if list.iter().count() == list.nsid.len() && self.found.to_identify.len() < NAMESPACES_MAX {
+            self.list_namespaces(above)?;
+            return Ok(None);
+        }
+        self.identify_next_namespace()
+    }
+
+    fn identify_next_namespace(&mut self) -> Result<Option<Arc<Controller>>, BlockError> {
+        match self.found.to_identify.pop_front() {
+            Some(nsid) => {
+                self.identify(State::Namespace(nsid), Cns::NAMESPACE, nsid)?;
+                Ok(None)
+            }
+            None => self.finish().map(Some),
+        }
+    }
+
+    fn namespace_identified(
+        &mut self,
+        nsid: NamespaceId,
+    ) -> Result<Option<Arc<Controller>>, BlockError> {
+        let mut bytes = [0; PAGE as usize];
+        self.scratch.span().read_into(&mut bytes);
+        let id = IdentifyNamespace::read_from_bytes(&bytes).expect("a page holds the structure");
+        self.found.namespaces.push((nsid, Box::new(id)));
+        self.identify_next_namespace()
+    }
+
+    /// Hands everything over to the controller.
+    fn finish(&mut self) -> Result<Arc<Controller>, BlockError> {
+        let gone = || violation("bring-up was stepped after its end".into());
+        let limits = self.found.limits.take().ok_or_else(gone)?;
+        let connection = self.connection.take().ok_or_else(gone)?;
+        let mut admin = self.admin.take().ok_or_else(gone)?;
+        admin.request_event()?;
+        let found = &mut self.found;
+        let namespaces = core::mem::take(&mut found.namespaces);
+        let parse = |(nsid, id): (NamespaceId, Box<IdentifyNamespace>)| {
+            let identity = NamespaceIdentity::parse(nsid, &id, &limits);
+            (nsid, id, identity)
+        };
+        Ok(Controller::assemble(ControllerParts {
+            connection,
+            admin,
+            domain: Arc::clone(&self.domain),
+            identify: found.controller.clone(),
+            namespaces: namespaces.into_iter().map(parse).collect(),
+            queues: found.queues,
+            shadow: found.shadow.take(),
+            admin_timeout: self.options.admin_timeout,
+        }))
+    }
+
+    fn identify(&mut self, state: State, cns: Cns, nsid: NamespaceId) -> Result<(), BlockError> {
+        self.scratch.span().fill(0);
+        let command = Command {
+            opcode: AdminOpcode::IDENTIFY.0,
+            nsid: nsid.0,
+            dptr: [self.scratch.iova().0, 0],
+            cdw10: IdentifyDword10::new().with_cns(cns.0).into_bits(),
+            ..Command::default()
+        };
+        self.send(state, command)
+    }
+
+    fn send(&mut self, state: State, command: Command) -> Result<(), BlockError> {
+        let (_, admin) = self.parts()?;
+        let cid = admin.submit(command)?;
+        self.pending = Some(cid);
+        self.enter(state, self.options.admin_timeout);
+        Ok(())
+    }
+
+    fn enter(&mut self, state: State, patience: Duration) {
+        tracing::trace!(from = %self.state, to = %state, "bring-up");
+        self.state = state;
+        self.deadline = Instant::now() + patience;
+    }
+
+    fn parts(&mut self) -> Result<(&mut Connection, &mut Admin), BlockError> {
+        let gone = || violation("bring-up was stepped after its end".into());
+        let connection = self.connection.as_mut().ok_or_else(gone)?;
+        Ok((connection, self.admin.as_mut().ok_or_else(gone)?))
+    }
+
+    fn timeout(&self) -> BlockError {
+        let after = match self.state {
+            State::Disabling | State::Enabling => {
+                self.connection.as_ref().map_or(Duration::ZERO, |c| c.ready_timeout)
+            }
+            _ => self.options.admin_timeout,
+        };
+        Cause::Timeout { what: "the state".into(), after }.into()
+    }
+
+    /// Adds the state and the registers to an error.
+    fn explain(&self, error: BlockError) -> BlockError {
+        let dump = self.connection.as_ref().map(|connection| connection.registers.dump());
+        let registers = dump.unwrap_or_default();
+        let what = format!("controller bring-up, {} ({registers})", self.state).into();
+        BlockError::new(Cause::Device { what }).with_source(error)
+    }
+}
+
+/// The most namespaces that are looked at; the standard's list command pages without an end.
+const NAMESPACES_MAX: usize = 4096;
+
+/// Checks that the controller can be driven at all.
+fn check_capabilities(connection: &Connection) -> Result<(), BlockError> {
+    let cap = connection.cap;
+    let refuse = |what: String| Err(Cause::Unsupported { what: what.into() }.into());
+    if cap.mqes() == 0 {
+        return Err(violation("CAP.MQES is 0: queues of one entry hold nothing".into()));
+    }
+    if cap.mpsmin() != 0 {
+        return refuse(format!("4 KiB pages (CAP.MPSMIN = {})", cap.mpsmin()));
+    }
+    // Bit 0 is the NVM command set, bit 6 says that there are several, of which 0 selects it.
+    if cap.css() & 0b0100_0001 == 0 {
+        return refuse(format!("the NVM command set (CAP.CSS = {:#04x})", cap.css()));
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! From a piece of a request to the command that carries it out.
+#![forbid(unsafe_code)]
+
+use super::limits::{Limits, Piece};
+use super::lists::Lists;
+use super::memory::{self, Rules, Run};
+use super::slots::ListPage;
+use crate::block::{Operation, Payload};
+use crate::spec::command::{
+    Command, CommandFlags, CopyDword12, CopyRange, DsmDword10, DsmDword11, DsmRange, IoDword12,
+    NvmOpcode, PSDT_SGL,
+};
+use crate::spec::sgl::SglDescriptor;
+
+/// A command without its identifier, and the list page that it points to.
+#[derive(Clone, Copy)]
+pub(super) struct Composed {
+    pub(super) command: Command,
+    pub(super) list: Option<ListPage>,
+}
+
+impl Composed {
+    #[inline]
+    fn alone(command: Command) -> Self {
+        Self { command, list: None }
+    }
+}
+
+/// Makes the command of a piece; `None` when it needs a list page and none is left.
+#[inline]
+pub(super) fn compose(
+    limits: &Limits,
+    lists: &mut Lists,
+    operation: &Operation,
+    piece: Piece,
+) -> Option<Composed> {
+    let command = |opcode: NvmOpcode, fua: bool| io_command(limits, opcode, piece, fua);
+    match operation {
+        Operation::Read { payload, .. } => {
+            with_data(command(NvmOpcode::READ, false), limits, lists, payload, piece)
+        }
+        Operation::Write { payload, fua, .. } => {
+            with_data(command(NvmOpcode::WRITE, *fua), limits, lists, payload, piece)
+        }
+        Operation::Compare { payload, .. } => {
+            with_data(command(NvmOpcode::COMPARE, false), limits, lists, payload, piece)
+        }
+        Operation::WriteZeroes { fua, .. } => {
+            Some(Composed::alone(command(NvmOpcode::WRITE_ZEROES, *fua)))
+        }
+        Operation::Verify { .. } => Some(Composed::alone(command(NvmOpcode::VERIFY, false))),
+        Operation::Flush => {
+            let (opcode, nsid) = (NvmOpcode::FLUSH.0, limits.nsid.0);
+            Some(Composed::alone(Command { opcode, nsid, ..Command::default() }))
+        }
+        Operation::Deallocate { .. } => deallocate(limits, lists, piece),
+        Operation::Copy { source, .. } => copy(limits, lists, source.0, piece),
+    }
+}
+
+#[inline]
+fn io_command(limits: &Limits, opcode: NvmOpcode, piece: Piece, fua: bool) -> Command {
+    let dword12 = IoDword12::new().with_nlb(zero_based(piece.blocks)).with_fua(fua);
+    let command = Command {
+        opcode: opcode.0,
+        nsid: limits.nsid.0,
+        cdw12: dword12.into_bits(),
+        ..Command::default()
+    };
+    command.with_slba(piece.lba.0)
+}
+
+/// The wire form of a count that `Limits::cut` has kept between 1 and 65536.
+#[inline]
+fn zero_based(blocks: u64) -> u16 {
+    blocks.wrapping_sub(1) as u16
+}
+
+/// Adds the data pointer: two PRPs where they are enough, whatever else the controller offers.
+#[inline]
+fn with_data(
+    mut command: Command,
+    limits: &Limits,
+    lists: &mut Lists,
+    payload: &Payload,
+    piece: Piece,
+) -> Option<Composed> {
+    let shift = limits.lba_size.shift();
+    let (offset, len) = (piece.skipped << shift, piece.blocks << shift);
+    if let Payload::One(buffer) = payload {
+        let run = Run { iova: buffer.iova().0 + offset, len };
+        let pages = memory::pages(run);
+        if pages <= 2 {
+            let second = (run.iova & !(memory::PAGE - 1)) + memory::PAGE;
+            command.dptr = [run.iova, if pages == 2 { second } else { 0 }];
+            return Some(Composed::alone(command));
+        }
+    }
+    match limits.rules {
+        Rules::Prp => with_prps(command, lists, memory::runs(payload, offset, len)),
+        Rules::Sgl => with_sgl(command, lists, memory::runs(payload, offset, len)),
+    }
+}
+
+fn with_prps(
+    mut command: Command,
+    lists: &mut Lists,
+    runs: impl Iterator<Item = Run>,
+) -> Option<Composed> {
+    let (list, page) = lists.take()?;
+    let entries = memory::prp_entries(runs);
+    command.dptr = memory::lay_prps(entries, page.iova(), |index, entry| page.store(index, entry));
+    Some(Composed { command, list: Some(list) })
+}
+
+fn with_sgl(
+    mut command: Command,
+    lists: &mut Lists,
+    runs: impl Iterator<Item = Run>,
+) -> Option<Composed> {
+    command.flags = CommandFlags::new().with_psdt(PSDT_SGL);
+    let mut runs = runs.peekable();
+    let first = runs.next()?;
+    if runs.peek().is_none() {
+        let descriptor = memory::lay_sgl(core::iter::once(first), 0, |_, _| ());
+        command.dptr = zerocopy::transmute!(descriptor);
+        return Some(Composed::alone(command));
+    }
+    let (list, page) = lists.take()?;
+    let all = core::iter::once(first).chain(runs);
+    let descriptor = memory::lay_sgl(all, page.iova(), |index, descriptor: SglDescriptor| {
+        let words: [u64; 2] = zerocopy::transmute!(descriptor);
+        page.store(2 * index, words[0]);
+        page.store(2 * index + 1, words[1]);
+    });
+    command.dptr = zerocopy::transmute!(descriptor);
+    Some(Composed { command, list: Some(list) })
+}
+
+/// Dataset Management with one range, which lies in the list page.
+fn deallocate(limits: &Limits, lists: &mut Lists, piece: Piece) -> Option<Composed> {
+    let blocks = u32::try_from(piece.blocks).expect("a range was cut to 32 bits");
+    let (list, page) = lists.take()?;
+    let range = DsmRange { attributes: 0, blocks, slba: piece.lba.0 };
+    let words: [u64; 2] = zerocopy::transmute!(range);
+    words.into_iter().enumerate().for_each(|(index, word)| page.store(index, word));
+    let command = Command {
+        opcode: NvmOpcode::DATASET_MANAGEMENT.0,
+        nsid: limits.nsid.0,
+        dptr: [page.iova(), 0],
+        cdw10: DsmDword10::new().with_nr(0).into_bits(),
+        cdw11: DsmDword11::new().with_ad(true).into_bits(),
+        ..Command::default()
+    };
+    Some(Composed { command, list: Some(list) })
+}
+
+/// Copy with one source range, which lies in the list page.
+fn copy(limits: &Limits, lists: &mut Lists, source: u64, piece: Piece) -> Option<Composed> {
+    let (list, page) = lists.take()?;
+    let slba = source + piece.skipped;
+    let range = CopyRange { slba, nlb: zero_based(piece.blocks), ..CopyRange::default() };
+    let words: [u64; 4] = zerocopy::transmute!(range);
+    words.into_iter().enumerate().for_each(|(index, word)| page.store(index, word));
+    let command = Command {
+        opcode: NvmOpcode::COPY.0,
+        nsid: limits.nsid.0,
+        dptr: [page.iova(), 0],
+        cdw12: CopyDword12::new().with_nr(0).into_bits(),
+        ..Command::default()
+    };
+    Some(Composed { command: command.with_slba(piece.lba.0), list: Some(list) })
+}

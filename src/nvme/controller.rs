@@ -1,0 +1,440 @@
+//! A controller that is ready: admin commands, queue pairs, and the one way down.
+//!
+//! Shared by all its queues and namespaces. Its health is one word that every queue looks at when it
+//! polls; whoever finds the controller broken stops it, and every queue then hands its requests back.
+#![forbid(unsafe_code)]
+
+use core::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use super::admin::{self, Admin, no_memory, violation};
+use super::bell::{Bell, ShadowBuffers};
+use super::connection::Connection;
+use super::deadline::Deadlines;
+use super::identity::NamespaceIdentity;
+use super::limits::Limits;
+use super::lists::Lists;
+use super::memory::PAGE;
+use super::namespace::Namespace;
+use super::queue::{Parts, QueuePair};
+use super::ring::{CompletionRing, SubmissionRing};
+use super::slots::Slots;
+use super::status;
+use super::wait::Wait;
+use crate::block::{BlockError, Cause, IoQueue, QueueOptions};
+use crate::dma::{Access, Domain};
+use crate::spec::command::{
+    AdminOpcode, Command, CreateCompletionQueueDword11, CreateSubmissionQueueDword11,
+    GetLogPageDword10, GetLogPageDword11, QueueSizeAndId,
+};
+use crate::spec::completion::Completion;
+use crate::spec::event::AsyncEventResult;
+use crate::spec::identify::{IdentifyController, IdentifyNamespace};
+use crate::spec::log::LogPage;
+use crate::spec::registers::{Capabilities, doorbell_offset, offset};
+use crate::transport::Transport;
+use crate::units::{NamespaceId, QueueId};
+
+/// Whether a controller can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Health {
+    /// It works.
+    Live = 0,
+    /// It is being stopped; its queues wait.
+    Failing = 1,
+    /// It can no longer touch memory; its queues hand their requests back.
+    Stopped = 2,
+}
+
+/// A namespace as it was identified, whether it can be driven or not.
+pub(super) type Identified =
+    (NamespaceId, Box<IdentifyNamespace>, Result<NamespaceIdentity, BlockError>);
+
+/// What bring-up hands over.
+pub(super) struct ControllerParts {
+    pub(super) connection: Connection,
+    pub(super) admin: Admin,
+    pub(super) domain: Arc<Domain>,
+    pub(super) identify: Box<IdentifyController>,
+    pub(super) namespaces: Vec<Identified>,
+    pub(super) queues: u16,
+    pub(super) shadow: Option<ShadowBuffers>,
+    pub(super) admin_timeout: Duration,
+}
+
+/// An NVMe controller that is ready for I/O.
+pub struct Controller {
+    health: AtomicU8,
+    /// Why it is not live.
+    reason: OnceLock<Arc<str>>,
+    transport: Arc<dyn Transport>,
+    cap: Capabilities,
+    domain: Arc<Domain>,
+    identify: Box<IdentifyController>,
+    namespaces: Vec<Identified>,
+    /// Queue identifiers 1 to n that are taken.
+    queue_ids: Mutex<Vec<bool>>,
+    admin_timeout: Duration,
+    control: Mutex<Control>,
+    /// After `control`: the shadow doorbells are unmapped by the connection first.
+    shadow: Option<ShadowBuffers>,
+}
+
+/// What only one thread at a time may do.
+struct Control {
+    /// First: the controller lets go of memory before the rings go.
+    connection: Connection,
+    admin: Admin,
+}
+
+impl Controller {
+    /// Assembles what bring-up has found.
+    pub(super) fn assemble(parts: ControllerParts) -> Arc<Self> {
+        let ControllerParts { connection, admin, domain, identify, namespaces, .. } = parts;
+        Arc::new(Self {
+            health: AtomicU8::new(Health::Live as u8),
+            reason: OnceLock::new(),
+            transport: Arc::clone(connection.registers.transport()),
+            cap: connection.cap,
+            domain,
+            identify,
+            namespaces,
+            queue_ids: Mutex::new(vec![false; usize::from(parts.queues)]),
+            admin_timeout: parts.admin_timeout,
+            control: Mutex::new(Control { connection, admin }),
+            shadow: parts.shadow,
+        })
+    }
+
+    /// Returns what Identify Controller returned.
+    pub fn identify(&self) -> &IdentifyController {
+        &self.identify
+    }
+
+    /// Returns the active namespaces and what Identify Namespace returned of each.
+    pub fn namespaces(&self) -> impl Iterator<Item = (NamespaceId, &IdentifyNamespace)> {
+        self.namespaces.iter().map(|(nsid, id, _)| (*nsid, &**id))
+    }
+
+    /// Returns a namespace as a block device.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` if there is none of that number, `Unsupported` if its format cannot be driven.
+    pub fn namespace(
+        self: &Arc<Self>,
+        nsid: NamespaceId,
+        address: &str,
+    ) -> Result<Namespace, BlockError> {
+        let Some((_, _, identity)) = self.namespaces.iter().find(|(id, ..)| *id == nsid) else {
+            let most = self.namespaces.last().map_or(0, |(id, ..)| u64::from(id.0));
+            let value = u64::from(nsid.0);
+            return Err(Cause::Invalid { what: "namespace", value, least: 1, most }.into());
+        };
+        match identity {
+            Ok(identity) => Ok(Namespace::new(Arc::clone(self), identity.clone(), address)),
+            Err(error) => Err(Cause::Unsupported { what: error.to_string().into() }.into()),
+        }
+    }
+
+    /// Returns the memory that the controller can reach.
+    pub fn domain(&self) -> &Arc<Domain> {
+        &self.domain
+    }
+
+    /// Returns the number of I/O queue pairs that the controller granted.
+    pub fn queues(&self) -> u16 {
+        u16::try_from(self.lock_ids().len()).unwrap_or(u16::MAX)
+    }
+
+    /// Returns the most requests that one queue can have in flight: one entry always stays empty.
+    pub fn max_depth(&self) -> u32 {
+        u32::from(self.cap.mqes())
+    }
+
+    /// Sends an admin command and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// The controller's status, `Timeout`, or `Poisoned` after an earlier failure.
+    pub fn execute(&self, command: Command, what: &'static str) -> Result<Completion, BlockError> {
+        self.check_live()?;
+        let mut control = self.lock();
+        let cid = control.admin.submit(command)?;
+        let mut wait = Wait::for_at_most(self.admin_timeout);
+        loop {
+            if let Err(error) = control.admin.poll() {
+                self.stop(&mut control, &error.to_string());
+                return Err(error);
+            }
+            if let Some(completion) = control.admin.result(cid) {
+                return match completion.status.is_success() {
+                    true => Ok(completion),
+                    false => Err(status::admin_error(completion.status, what)),
+                };
+            }
+            self.check_live()?;
+            if wait.is_over() {
+                let after = self.admin_timeout;
+                self.stop(&mut control, &format!("{what} took longer than {after:?}"));
+                return Err(Cause::Timeout { what: what.into(), after }.into());
+            }
+            wait.pause();
+        }
+    }
+
+    /// Reads a log page of `len` bytes, a multiple of four and at most a page.
+    ///
+    /// # Errors
+    ///
+    /// As [`execute`](Self::execute).
+    pub fn log_page(
+        &self,
+        page: LogPage,
+        nsid: NamespaceId,
+        len: usize,
+    ) -> Result<Vec<u8>, BlockError> {
+        let dwords = u32::try_from(len / 4).unwrap_or(0);
+        if !len.is_multiple_of(4) || !(1..=PAGE as usize).contains(&len) {
+            let (value, most) = (len as u64, PAGE);
+            return Err(
+                Cause::Invalid { what: "length of a log page", value, least: 4, most }.into()
+            );
+        }
+        let window =
+            self.domain.window(len, PAGE as usize, Access::DeviceWrites).map_err(no_memory)?;
+        let numd = dwords - 1;
+        let dword10 = GetLogPageDword10::new().with_lid(page.0).with_numdl(numd as u16);
+        let command = Command {
+            opcode: AdminOpcode::GET_LOG_PAGE.0,
+            nsid: nsid.0,
+            dptr: [window.iova().0, 0],
+            cdw10: dword10.into_bits(),
+            cdw11: GetLogPageDword11::new().with_numdu((numd >> 16) as u16).into_bits(),
+            ..Command::default()
+        };
+        self.execute(command, "Get Log Page")?;
+        let mut bytes = vec![0; len];
+        window.span().read_into(&mut bytes);
+        Ok(bytes)
+    }
+
+    /// Returns the events that the controller has reported since the last call.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned` after an earlier failure, `Protocol` if this finds one.
+    pub fn events(&self) -> Result<Vec<AsyncEventResult>, BlockError> {
+        self.check_live()?;
+        let mut control = self.lock();
+        if let Err(error) = control.admin.poll() {
+            self.stop(&mut control, &error.to_string());
+            return Err(error);
+        }
+        Ok(core::iter::from_fn(|| control.admin.next_event()).collect())
+    }
+
+    /// Opens a queue pair to a namespace.
+    pub(super) fn open_queue(
+        self: &Arc<Self>,
+        limits: &Limits,
+        options: &QueueOptions,
+    ) -> Result<Box<dyn IoQueue>, BlockError> {
+        let most = self.max_depth();
+        let depth = options.depth;
+        if !(1..=most).contains(&depth) {
+            let (value, most) = (u64::from(depth), u64::from(most));
+            return Err(Cause::Invalid { what: "queue depth", value, least: 1, most }.into());
+        }
+        let id = self.take_queue_id()?;
+        let opened = self.build_queue(id, limits, options);
+        if opened.is_err() {
+            self.release_queue_id(id);
+        }
+        opened
+    }
+
+    fn build_queue(
+        self: &Arc<Self>,
+        id: QueueId,
+        limits: &Limits,
+        options: &QueueOptions,
+    ) -> Result<Box<dyn IoQueue>, BlockError> {
+        let slots = u16::try_from(options.depth).expect("the depth is at most CAP.MQES");
+        // One entry stays empty, so that a full ring is told from an empty one.
+        let entries = options.depth + 1;
+        let ((sq, sq_at), (cq, cq_at)) = admin::rings(&self.domain, entries).map_err(no_memory)?;
+        let lists = Lists::new(&self.domain, slots).map_err(no_memory)?;
+        let bells = (self.bell(id, false)?, self.bell(id, true)?);
+        self.create_completion_queue(id, entries, cq_at.0)?;
+        if let Err(error) = self.create_submission_queue(id, entries, sq_at.0) {
+            self.delete_queue(AdminOpcode::DELETE_COMPLETION_QUEUE, id);
+            return Err(error);
+        }
+        let parts = Parts {
+            id,
+            sq: SubmissionRing::new(sq, bells.0),
+            cq: CompletionRing::new(cq, bells.1),
+            slots: Slots::new(slots),
+            lists,
+            limits: limits.clone(),
+            deadlines: Deadlines::new(options.timeout),
+            pump: self.transport.pump(id),
+        };
+        Ok(Box::new(QueuePair::new(parts, Arc::clone(self))))
+    }
+
+    fn bell(&self, id: QueueId, completion: bool) -> Result<Bell, BlockError> {
+        let dstrd = self.cap.dstrd();
+        let register = admin::register_bell(&*self.transport, id, completion, dstrd)?;
+        let (Some(buffers), Bell::Register(doorbell)) = (&self.shadow, register) else {
+            return admin::register_bell(&*self.transport, id, completion, dstrd);
+        };
+        let at = doorbell_offset(id, completion, dstrd) - offset::DOORBELLS;
+        Bell::shadow(buffers, at as usize, doorbell)
+            .ok_or_else(|| violation(format!("no shadow doorbell for queue {id} in one page")))
+    }
+
+    fn create_completion_queue(
+        &self,
+        id: QueueId,
+        entries: u32,
+        at: u64,
+    ) -> Result<(), BlockError> {
+        let command = Command {
+            opcode: AdminOpcode::CREATE_COMPLETION_QUEUE.0,
+            dptr: [at, 0],
+            cdw10: size_and_id(id, entries),
+            cdw11: CreateCompletionQueueDword11::new().with_pc(true).into_bits(),
+            ..Command::default()
+        };
+        self.execute(command, "Create I/O Completion Queue").map(drop)
+    }
+
+    fn create_submission_queue(
+        &self,
+        id: QueueId,
+        entries: u32,
+        at: u64,
+    ) -> Result<(), BlockError> {
+        let dword11 = CreateSubmissionQueueDword11::new().with_pc(true).with_cqid(id.0);
+        let command = Command {
+            opcode: AdminOpcode::CREATE_SUBMISSION_QUEUE.0,
+            dptr: [at, 0],
+            cdw10: size_and_id(id, entries),
+            cdw11: dword11.into_bits(),
+            ..Command::default()
+        };
+        self.execute(command, "Create I/O Submission Queue").map(drop)
+    }
+
+    /// Takes a queue pair away from the controller, which ends what is in flight on it.
+    ///
+    /// If the controller does not obey it is stopped: the queue's memory is about to go.
+    pub(super) fn delete_queue_pair(&self, id: QueueId) {
+        self.delete_queue(AdminOpcode::DELETE_SUBMISSION_QUEUE, id);
+        self.delete_queue(AdminOpcode::DELETE_COMPLETION_QUEUE, id);
+    }
+
+    fn delete_queue(&self, opcode: AdminOpcode, id: QueueId) {
+        let cdw10 = u32::from(id.0);
+        let command = Command { opcode: opcode.0, cdw10, ..Command::default() };
+        if let Err(error) = self.execute(command, "Delete I/O Queue") {
+            self.fail(&format!("queue {id} could not be deleted: {error}"));
+        }
+    }
+
+    fn take_queue_id(&self) -> Result<QueueId, BlockError> {
+        let mut ids = self.lock_ids();
+        let Some(index) = ids.iter().position(|taken| !taken) else {
+            let what = format!("all {} I/O queue pairs of the controller", ids.len()).into();
+            return Err(Cause::Busy { what }.into());
+        };
+        ids[index] = true;
+        Ok(QueueId(u16::try_from(index + 1).expect("the controller granted 16 bits of them")))
+    }
+
+    pub(super) fn release_queue_id(&self, id: QueueId) {
+        self.lock_ids()[usize::from(id.0) - 1] = false;
+    }
+
+    /// Says whether the controller can be used. Looked at by every poll.
+    #[inline]
+    pub(super) fn health(&self) -> Health {
+        // Acquire: who sees `Stopped` also sees that the device was cut off from memory before.
+        match self.health.load(Ordering::Acquire) {
+            0 => Health::Live,
+            1 => Health::Failing,
+            _ => Health::Stopped,
+        }
+    }
+
+    /// Returns why the controller is not live.
+    pub(super) fn reason(&self) -> Arc<str> {
+        self.reason.get().cloned().unwrap_or_else(|| "no reason was given".into())
+    }
+
+    /// Gives the controller up: stops it and cuts it off from memory.
+    #[cold]
+    pub(super) fn fail(&self, reason: &str) {
+        self.announce(reason);
+        let mut control = self.lock();
+        self.stop(&mut control, reason);
+    }
+
+    fn stop(&self, control: &mut Control, reason: &str) {
+        self.announce(reason);
+        control.connection.stop();
+        // Release: the device is cut off before anybody reads `Stopped`.
+        self.health.store(Health::Stopped as u8, Ordering::Release);
+    }
+
+    /// Lets everybody who waits for the controller know that it is of no use.
+    fn announce(&self, reason: &str) {
+        let first = self.reason.set(reason.into()).is_ok();
+        if first {
+            tracing::error!(reason, "the controller is given up");
+        }
+        let (live, failing) = (Health::Live as u8, Health::Failing as u8);
+        let order = (Ordering::AcqRel, Ordering::Acquire);
+        // Already failing or stopped is as good.
+        let _ = self.health.compare_exchange(live, failing, order.0, order.1);
+    }
+
+    fn check_live(&self) -> Result<(), BlockError> {
+        match self.health() {
+            Health::Live => Ok(()),
+            _ => Err(Cause::Poisoned { what: self.reason().to_string().into() }.into()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Control> {
+        // A panic under this lock is a bug of ours; the way down must work all the same.
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_ids(&self) -> MutexGuard<'_, Vec<bool>> {
+        self.queue_ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Controller {
+    /// Shuts the controller down in order; the connection then stops it and unmaps our memory.
+    fn drop(&mut self) {
+        let control = self.control.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if !control.connection.is_attached() {
+            return;
+        }
+        if let Err(error) = control.connection.shut_down() {
+            tracing::warn!(%error, "the controller was not shut down in order");
+        }
+        control.connection.stop();
+    }
+}
+
+fn size_and_id(id: QueueId, entries: u32) -> u32 {
+    let qsize = u16::try_from(entries - 1).expect("a ring has at most 65536 entries");
+    QueueSizeAndId::new().with_qid(id.0).with_qsize(qsize).into_bits()
+}

@@ -1,0 +1,225 @@
+//! What a controller and its namespaces say of themselves, checked.
+//!
+//! Identify data is bytes from a device. It is copied out of shared memory, parsed here once into types
+//! whose numbers have bounds, and not looked at again in its raw form by the driver.
+#![forbid(unsafe_code)]
+
+use super::limits::{Limits, command_blocks, transfer_blocks};
+use super::memory::{LIST_DESCRIPTORS, LIST_ENTRIES, PAGE, Rules};
+use crate::block::{BlockError, Cause, Geometry, Operations, SegmentRules};
+use crate::spec::identify::{IdentifyController, IdentifyNamespace, IdentifyNvmController};
+use crate::units::{BlockCount, ByteLen, LbaSize, NamespaceId};
+
+/// What holds for every namespace of a controller.
+#[derive(Clone, Debug)]
+pub(super) struct ControllerLimits {
+    /// Bytes of one command that moves data; `None` is no limit.
+    pub(super) transfer_bytes: Option<u64>,
+    /// Bytes of one Write Zeroes and one Verify.
+    zeroes_bytes: Option<u64>,
+    verify_bytes: Option<u64>,
+    /// Blocks of one range of Dataset Management.
+    deallocate_blocks: Option<u64>,
+    atomic_write: u64,
+    volatile_write_cache: bool,
+    rules: Rules,
+    operations: Operations,
+}
+
+/// SGLs with any alignment, and with that of a dword (Base Figure 275, SGLS bits 1:0).
+const SGL_ANY: u8 = 1;
+const SGL_DWORD: u8 = 2;
+
+impl ControllerLimits {
+    /// Reads the controller's structures; the second is absent before NVMe 2.0.
+    pub(super) fn parse(id: &IdentifyController, nvm: Option<&IdentifyNvmController>) -> Self {
+        let oncs = id.oncs();
+        let sgl = matches!(id.sgls().support(), SGL_ANY | SGL_DWORD);
+        Self {
+            transfer_bytes: pages_of(id.mdts),
+            zeroes_bytes: nvm.and_then(|nvm| pages_of(nvm.wzsl)),
+            verify_bytes: nvm.and_then(|nvm| pages_of(nvm.vsl)),
+            deallocate_blocks: nvm.and_then(|nvm| nonzero(u64::from(nvm.dmrsl.get()))),
+            atomic_write: u64::from(id.awupf.get()) + 1,
+            volatile_write_cache: id.vwc().present(),
+            rules: if sgl { Rules::Sgl } else { Rules::Prp },
+            operations: Operations {
+                deallocate: oncs.dataset_management(),
+                write_zeroes: oncs.write_zeroes(),
+                compare: oncs.compare(),
+                verify: oncs.verify(),
+                copy: oncs.copy(),
+                fua: true,
+            },
+        }
+    }
+
+    /// Keeps to PRPs, although the controller offers SGLs.
+    pub(super) fn use_prps(&mut self) {
+        self.rules = Rules::Prp;
+    }
+}
+
+/// Reads a limit of 2^n pages; 0 is no limit, and so is what passes 63 bits.
+fn pages_of(exponent: u8) -> Option<u64> {
+    if exponent == 0 { None } else { PAGE.checked_shl(u32::from(exponent)).filter(|&b| b >= PAGE) }
+}
+
+fn nonzero(value: u64) -> Option<u64> {
+    (value != 0).then_some(value)
+}
+
+/// One namespace: its shape for those who use it, its limits for the queues.
+#[derive(Clone, Debug)]
+pub(super) struct NamespaceIdentity {
+    pub(super) geometry: Geometry,
+    pub(super) limits: Limits,
+}
+
+impl NamespaceIdentity {
+    /// Reads a namespace's structure.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` for formats that this driver does not drive, `Protocol` for contradictions.
+    pub(super) fn parse(
+        nsid: NamespaceId,
+        id: &IdentifyNamespace,
+        controller: &ControllerLimits,
+    ) -> Result<Self, BlockError> {
+        let lba_size = lba_size(nsid, id)?;
+        let blocks = BlockCount(id.nsze.get());
+        if blocks.0 == 0 {
+            let what = format!("namespace {nsid} has no blocks").into();
+            return Err(Cause::Protocol { what }.into());
+        }
+        if blocks.to_bytes(lba_size).is_none() {
+            let what = format!("namespace {nsid} of {blocks} blocks of {lba_size}").into();
+            return Err(Cause::Protocol { what }.into());
+        }
+        let limits = limits(nsid, id, lba_size, blocks, controller);
+        let geometry = geometry(id, controller, &limits);
+        Ok(Self { geometry, limits })
+    }
+}
+
+fn lba_size(nsid: NamespaceId, id: &IdentifyNamespace) -> Result<LbaSize, BlockError> {
+    let format = id.lba_format();
+    if format.ms.get() != 0 {
+        let what = format!("namespace {nsid} with {} bytes of metadata", format.ms.get()).into();
+        return Err(Cause::Unsupported { what }.into());
+    }
+    format.lba_size().ok_or_else(|| {
+        let what = format!("namespace {nsid} with LBADS {}, outside 9..=16", format.lbads).into();
+        Cause::Unsupported { what }.into()
+    })
+}
+
+fn limits(
+    nsid: NamespaceId,
+    id: &IdentifyNamespace,
+    lba_size: LbaSize,
+    capacity: BlockCount,
+    controller: &ControllerLimits,
+) -> Limits {
+    let in_blocks = |bytes: Option<u64>| bytes.map(|bytes| (bytes >> lba_size.shift()).max(1));
+    let copy = nonzero(u64::from(id.mssrl.get())).zip(nonzero(u64::from(id.mcl.get())));
+    let copy_max = copy.map(|(range, command)| range.min(command));
+    let deallocate_max = controller.deallocate_blocks.unwrap_or(u64::from(u32::MAX));
+    Limits {
+        nsid,
+        lba_size,
+        capacity,
+        transfer_max: transfer_blocks(controller.transfer_bytes, lba_size),
+        boundary: u64::from(id.noiob.get()),
+        zeroes_max: command_blocks(in_blocks(controller.zeroes_bytes)),
+        verify_max: command_blocks(in_blocks(controller.verify_bytes)),
+        copy_max: command_blocks(copy_max),
+        deallocate_max,
+        operations: Operations {
+            copy: controller.operations.copy && copy_max.is_some(),
+            ..controller.operations
+        },
+        rules: controller.rules,
+    }
+}
+
+fn geometry(id: &IdentifyNamespace, controller: &ControllerLimits, limits: &Limits) -> Geometry {
+    let own_atomics = id.nsfeat().atomics() && id.nawupf.get() != 0;
+    let atomic_write =
+        if own_atomics { u64::from(id.nawupf.get()) + 1 } else { controller.atomic_write };
+    let atomic_boundary = nonzero(u64::from(id.nabspf.get())).map(|wire| BlockCount(wire + 1));
+    let segments = match limits.rules {
+        Rules::Prp => SegmentRules {
+            alignment: 4,
+            page: Some(PAGE as u32),
+            max_segments: LIST_ENTRIES as u32 + 1,
+        },
+        Rules::Sgl => {
+            SegmentRules { alignment: 4, page: None, max_segments: LIST_DESCRIPTORS as u32 }
+        }
+    };
+    Geometry {
+        lba_size: limits.lba_size,
+        blocks: limits.capacity,
+        max_transfer: ByteLen(limits.transfer_max << limits.lba_size.shift()),
+        optimal_boundary: nonzero(limits.boundary).map(BlockCount),
+        atomic_write: BlockCount(atomic_write),
+        // An offset boundary (NABO) makes every write longer than a block cross one somewhere.
+        atomic_boundary: if id.nabo.get() == 0 { atomic_boundary } else { Some(BlockCount(1)) },
+        volatile_write_cache: controller.volatile_write_cache,
+        operations: limits.operations,
+        segments,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros;
+
+    fn controller() -> IdentifyController {
+        IdentifyController::new_zeroed()
+    }
+
+    fn namespace(lbads: u8, nsze: u64) -> IdentifyNamespace {
+        let mut id = IdentifyNamespace::new_zeroed();
+        id.lbaf[0].lbads = lbads;
+        id.nsze = nsze.into();
+        id
+    }
+
+    fn parse(id: &IdentifyNamespace) -> Result<NamespaceIdentity, BlockError> {
+        NamespaceIdentity::parse(NamespaceId(1), id, &ControllerLimits::parse(&controller(), None))
+    }
+
+    #[test]
+    fn every_mdts_is_a_limit_or_none_and_never_an_overflow() {
+        for mdts in 0..=255 {
+            let mut id = controller();
+            id.mdts = mdts;
+            let limits = ControllerLimits::parse(&id, None);
+            let blocks = transfer_blocks(limits.transfer_bytes, LbaSize::B512);
+            let expected = if mdts == 0 { 4096 } else { (8u64 << mdts.min(20)).min(4096) };
+            assert_eq!(blocks, expected, "MDTS {mdts}");
+        }
+    }
+
+    #[test]
+    fn formats_outside_the_bounds_are_refused_with_their_number() {
+        for lbads in [0, 8, 17, 255] {
+            let error = parse(&namespace(lbads, 100)).unwrap_err().to_string();
+            assert!(error.contains(&format!("LBADS {lbads}")), "{error}");
+        }
+        let mut id = namespace(9, 100);
+        id.lbaf[0].ms = 8.into();
+        assert!(parse(&id).unwrap_err().to_string().contains("8 bytes of metadata"));
+    }
+
+    #[test]
+    fn sizes_that_contradict_themselves_are_refused() {
+        assert!(parse(&namespace(12, 0)).is_err());
+        assert!(parse(&namespace(12, u64::MAX)).is_err());
+        assert_eq!(parse(&namespace(12, 9)).unwrap().geometry.capacity(), ByteLen(9 * 4096));
+    }
+}

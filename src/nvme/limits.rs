@@ -1,0 +1,219 @@
+//! What one command of a namespace may be: validation of requests, and where they are cut.
+//!
+//! The order is the field's: optimal boundary (any value, not only a power of two), then the transfer
+//! limit, then what PRPs or SGLs can express.
+#![forbid(unsafe_code)]
+
+use super::memory::{PRP_BYTES_MAX, Rules, runs};
+use crate::block::{BlockError, Cause, Operation, Operations, Payload};
+use crate::dma::Access;
+use crate::units::{BlockCount, Lba, LbaSize, NamespaceId};
+
+/// The most blocks that a command's 16-bit, zero-based count can name.
+const NLB_MAX: u64 = 65_536;
+
+/// The limits of one namespace on one controller, as checked numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    pub(super) nsid: NamespaceId,
+    pub(super) lba_size: LbaSize,
+    pub(super) capacity: BlockCount,
+    /// Blocks of one command that moves data: MDTS and the list page, a multiple of nothing.
+    pub(super) transfer_max: u64,
+    /// Blocks that commands do not cross a multiple of; 0 is none.
+    pub(super) boundary: u64,
+    /// Blocks of one Write Zeroes, Verify, Copy, and of one range of Dataset Management.
+    pub(super) zeroes_max: u64,
+    pub(super) verify_max: u64,
+    pub(super) copy_max: u64,
+    pub(super) deallocate_max: u64,
+    pub(super) operations: Operations,
+    pub(super) rules: Rules,
+}
+
+/// A part of a request that one command carries out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// First block.
+    pub(super) lba: Lba,
+    /// Blocks; 0 for a flush.
+    pub(super) blocks: u64,
+    /// Blocks of the request before this piece.
+    pub(super) skipped: u64,
+}
+
+impl Limits {
+    /// Returns the whole request as one piece, after checking everything that needs no device.
+    #[inline]
+    pub(super) fn check(&self, operation: &Operation) -> Result<Piece, BlockError> {
+        match operation {
+            Operation::Read { lba, payload } => {
+                self.check_data(*lba, payload, Access::DeviceWrites)
+            }
+            Operation::Write { lba, payload, .. } => {
+                self.check_data(*lba, payload, Access::DeviceReads)
+            }
+            _ => self.check_other(operation),
+        }
+    }
+
+    /// Returns how many blocks of the request the next command takes, from `piece` on; all that is left
+    /// where one command is enough.
+    ///
+    /// 0 means that the memory cannot be described to this controller at all.
+    #[inline]
+    pub(super) fn cut(&self, operation: &Operation, piece: Piece) -> u64 {
+        let (payload, most) = match operation {
+            Operation::Read { payload, .. } | Operation::Write { payload, .. } => {
+                (Some(payload), self.transfer_max)
+            }
+            Operation::Compare { payload, .. } => (Some(payload), self.transfer_max),
+            Operation::WriteZeroes { .. } => (None, self.zeroes_max),
+            Operation::Verify { .. } => (None, self.verify_max),
+            Operation::Copy { .. } => (None, self.copy_max),
+            // One range, whatever boundaries it crosses: nothing is transferred.
+            Operation::Deallocate { .. } => return piece.blocks.min(self.deallocate_max),
+            Operation::Flush => return 0,
+        };
+        let blocks = self.before_boundary(piece).min(most);
+        match payload {
+            Some(Payload::List(_)) => self.expressible(payload, piece, blocks),
+            _ => blocks,
+        }
+    }
+
+    /// Returns the blocks of `piece` up to the next boundary.
+    #[inline]
+    fn before_boundary(&self, piece: Piece) -> u64 {
+        if self.boundary == 0 {
+            return piece.blocks;
+        }
+        piece.blocks.min(self.boundary - piece.lba.0 % self.boundary)
+    }
+
+    /// Returns how many of `blocks` the memory's shape lets one command take.
+    fn expressible(&self, payload: Option<&Payload>, piece: Piece, blocks: u64) -> u64 {
+        let Some(payload) = payload else { return blocks };
+        let shift = self.lba_size.shift();
+        let (offset, len) = (piece.skipped << shift, blocks << shift);
+        self.rules.prefix(runs(payload, offset, len), len) >> shift
+    }
+
+    #[inline]
+    fn check_data(&self, lba: Lba, payload: &Payload, needed: Access) -> Result<Piece, BlockError> {
+        let len = payload.len();
+        let blocks = len >> self.lba_size.shift();
+        let aligned = self.lba_size.divides(len) && blocks > 0;
+        let fits = self.capacity.0.checked_sub(blocks).is_some_and(|last| lba.0 <= last);
+        if !(aligned && fits && self.reachable(payload, needed)) {
+            return Err(self.refuse(lba, payload, needed));
+        }
+        Ok(Piece { lba, blocks, skipped: 0 })
+    }
+
+    /// Says whether the device may do with every segment what it has to, and can address it.
+    #[inline]
+    fn reachable(&self, payload: &Payload, needed: Access) -> bool {
+        let one = |segment: &crate::dma::DmaBuf| {
+            segment.iova().0 & 3 == 0 && segment.access() as u8 & needed as u8 != 0
+        };
+        match payload {
+            Payload::One(buffer) => one(buffer),
+            Payload::List(buffers) => buffers.iter().all(one) && self.list_can_be_sent(payload),
+        }
+    }
+
+    /// Says whether every piece of a list can be described to the controller.
+    fn list_can_be_sent(&self, payload: &Payload) -> bool {
+        let blocks = payload.len() >> self.lba_size.shift();
+        let mut piece = Piece { lba: Lba(0), blocks, skipped: 0 };
+        while piece.blocks > 0 {
+            // Whether a block can be described does not depend on where the cuts before it are, so
+            // one walk without boundaries answers for every other.
+            let most = piece.blocks.min(self.transfer_max);
+            let step = self.expressible(Some(payload), piece, most);
+            if step == 0 {
+                return false;
+            }
+            piece.skipped += step;
+            piece.blocks -= step;
+        }
+        true
+    }
+
+    #[cold]
+    fn refuse(&self, lba: Lba, payload: &Payload, needed: Access) -> BlockError {
+        let len = payload.len();
+        if len == 0 {
+            let (least, most) = (u64::from(self.lba_size.bytes()), u64::MAX);
+            return Cause::Invalid { what: "length", value: 0, least, most }.into();
+        }
+        if !self.lba_size.divides(len) {
+            return misaligned("length", len, self.lba_size.bytes());
+        }
+        let blocks = BlockCount(len >> self.lba_size.shift());
+        if lba.checked_add(blocks).is_none_or(|end| end.0 > self.capacity.0) {
+            return Cause::OutOfRange { lba, blocks, capacity: self.capacity }.into();
+        }
+        for segment in payload.segments() {
+            let iova = segment.iova().0;
+            if iova & 3 != 0 {
+                return misaligned("memory address", iova, 4);
+            }
+            if segment.access() as u8 & needed as u8 == 0 {
+                let verb = if needed.device_reads() { "read" } else { "write" };
+                return Cause::Rights { iova, verb }.into();
+            }
+        }
+        let odd = payload.segments().iter().map(|segment| segment.len() as u64);
+        let worst = odd.min().unwrap_or(0);
+        misaligned("length of a memory segment between others", worst, 4096)
+    }
+
+    fn check_other(&self, operation: &Operation) -> Result<Piece, BlockError> {
+        let offers = self.operations;
+        let (lba, blocks) = match operation {
+            Operation::Flush => return Ok(Piece { lba: Lba(0), blocks: 0, skipped: 0 }),
+            Operation::Compare { lba, payload } if offers.compare => {
+                return self.check_data(*lba, payload, Access::DeviceReads);
+            }
+            Operation::Deallocate { lba, blocks } if offers.deallocate => (*lba, *blocks),
+            Operation::WriteZeroes { lba, blocks, .. } if offers.write_zeroes => (*lba, *blocks),
+            Operation::Verify { lba, blocks } if offers.verify => (*lba, *blocks),
+            Operation::Copy { source, target, blocks } if offers.copy => {
+                self.check_range(*source, *blocks)?;
+                (*target, *blocks)
+            }
+            other => return Err(Cause::Unsupported { what: other.name().into() }.into()),
+        };
+        self.check_range(lba, blocks)?;
+        Ok(Piece { lba, blocks: blocks.0, skipped: 0 })
+    }
+
+    fn check_range(&self, lba: Lba, blocks: BlockCount) -> Result<(), BlockError> {
+        if blocks.0 == 0 {
+            let most = self.capacity.0;
+            return Err(Cause::Invalid { what: "blocks", value: 0, least: 1, most }.into());
+        }
+        match lba.checked_add(blocks) {
+            Some(end) if end.0 <= self.capacity.0 => Ok(()),
+            _ => Err(Cause::OutOfRange { lba, blocks, capacity: self.capacity }.into()),
+        }
+    }
+}
+
+/// Returns the blocks of one command that moves data, from the controller's limit in bytes.
+pub(super) fn transfer_blocks(mdts_bytes: Option<u64>, lba_size: LbaSize) -> u64 {
+    let bytes = mdts_bytes.unwrap_or(u64::MAX).min(PRP_BYTES_MAX);
+    (bytes >> lba_size.shift()).min(NLB_MAX)
+}
+
+/// Returns the blocks of one command that moves none, from a limit that may be absent.
+pub(super) fn command_blocks(limit: Option<u64>) -> u64 {
+    limit.unwrap_or(u64::MAX).min(NLB_MAX)
+}
+
+#[cold]
+fn misaligned(what: &'static str, value: u64, alignment: u32) -> BlockError {
+    Cause::Misaligned { what, value, alignment: u64::from(alignment) }.into()
+}

@@ -1,0 +1,332 @@
+//! A queue pair: requests in, commands out, completions checked, requests back.
+//!
+//! ```text
+//!  submit: check -> cut? -> slot + PRP/SGL + SQE      (the buffer moves into the slot; no doorbell)
+//!  ring:   one doorbell for everything since the last
+//!  poll:   CQE copied once -> phase, queue, slot, generation, SQ head -> slot freed -> caller
+//! ```
+//!
+//! The queue belongs to one core. It allocates when it is opened and never again while requests succeed.
+//! A completion that breaks the rules fails the whole controller: nothing it says is believed after that,
+//! and the buffers come back once it can no longer reach them.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::compose::{Composed, compose};
+use super::controller::{Controller, Health};
+use super::deadline::Deadlines;
+use super::limits::{Limits, Piece};
+use super::lists::Lists;
+use super::ring::{CompletionRing, SubmissionRing};
+use super::slots::{Owner, Slots};
+use super::split::{Split, Splits};
+use super::status;
+use crate::block::{Cause, Completion, Counters, IoQueue, Rejected, Request};
+use crate::spec::completion::Completion as Entry;
+use crate::transport::Pump;
+use crate::units::{CommandId, QueueId};
+
+/// One I/O queue pair to one namespace.
+///
+/// Fields are in the order they are used, so that the hot ones share lines.
+pub(super) struct QueuePair {
+    cq: CompletionRing,
+    sq: SubmissionRing,
+    slots: Slots<Owner>,
+    limits: Limits,
+    counters: Counters,
+    deadlines: Deadlines,
+    pump: Option<Box<dyn Pump>>,
+    lists: Lists,
+    splits: Splits,
+    id: QueueId,
+    /// Why the queue is no longer used, once it is not.
+    failed: Option<Arc<str>>,
+    /// Last: rings and list pages are unmapped only after the controller has let go of them (`drop`).
+    controller: Arc<Controller>,
+}
+
+/// What a queue pair is made of.
+pub(super) struct Parts {
+    pub(super) id: QueueId,
+    pub(super) sq: SubmissionRing,
+    pub(super) cq: CompletionRing,
+    pub(super) slots: Slots<Owner>,
+    pub(super) lists: Lists,
+    pub(super) limits: Limits,
+    pub(super) deadlines: Deadlines,
+    pub(super) pump: Option<Box<dyn Pump>>,
+}
+
+impl QueuePair {
+    pub(super) fn new(parts: Parts, controller: Arc<Controller>) -> Self {
+        let Parts { id, sq, cq, slots, lists, limits, deadlines, pump } = parts;
+        let splits = Splits::new(slots.len());
+        Self {
+            cq,
+            sq,
+            slots,
+            limits,
+            counters: Counters::default(),
+            deadlines,
+            pump,
+            lists,
+            splits,
+            id,
+            failed: None,
+            controller,
+        }
+    }
+
+    /// Sends a request that is one command.
+    #[inline]
+    fn submit_whole(&mut self, request: Request, piece: Piece) -> Result<(), Rejected> {
+        match compose(&self.limits, &mut self.lists, &request.operation, piece) {
+            Some(composed) => {
+                self.send(composed, Owner::Request(request));
+                Ok(())
+            }
+            None => Err(self.turn_away(request)),
+        }
+    }
+
+    #[inline]
+    fn send(&mut self, composed: Composed, owner: Owner) {
+        let Composed { mut command, list } = composed;
+        let tick = self.deadlines.start();
+        command.cid = self.slots.fill(owner, list, tick).0;
+        self.sq.push(command);
+        self.counters.submissions += 1;
+    }
+
+    #[cold]
+    fn turn_away(&mut self, request: Request) -> Rejected {
+        self.counters.queue_full += 1;
+        Rejected::QueueFull(request)
+    }
+
+    /// Takes a request that needs several commands and sends as many as there are slots.
+    #[cold]
+    fn submit_split(&mut self, request: Request, piece: Piece) -> Result<(), Rejected> {
+        if let Err(request) = self.splits.begin(request, piece) {
+            return Err(self.turn_away(request));
+        }
+        self.counters.splits += 1;
+        self.continue_split();
+        Ok(())
+    }
+
+    /// Sends more commands of the request that waits for slots, if one does.
+    fn continue_split(&mut self) {
+        while !self.slots.is_full() {
+            let Some((index, split)) = self.splits.waiting() else { return };
+            let piece = next_piece(&self.limits, split);
+            let operation = &split.request.operation;
+            let Some(composed) = compose(&self.limits, &mut self.lists, operation, piece) else {
+                return;
+            };
+            self.splits.sent(index, piece.blocks);
+            self.send(composed, Owner::Split(index));
+        }
+    }
+
+    /// Checks a completion and frees its slot; the request comes out if this was its last command.
+    #[inline]
+    fn take(&mut self, entry: Entry) -> Result<Option<Completion>, String> {
+        if entry.sq_id != self.id.0 {
+            return Err(format!("completion for queue {} on queue {}", entry.sq_id, self.id));
+        }
+        if let Err(outside) = self.sq.accept_head(entry.sq_head) {
+            return Err(format!(
+                "submission queue head {} outside {}..={} of {}",
+                outside.head, outside.from, outside.to, outside.entries
+            ));
+        }
+        let cid = CommandId(entry.cid);
+        let finished = self.slots.finish(cid).map_err(|stray| stray.to_string())?;
+        self.deadlines.stop(finished.tick);
+        if let Some(list) = finished.list {
+            self.lists.give_back(list);
+        }
+        Ok(match finished.owner {
+            Owner::Request(request) => Some(self.finish(request, entry)),
+            Owner::Split(index) => self.finish_part(index, entry),
+        })
+    }
+
+    /// Ends a request that was one command.
+    #[inline]
+    fn finish(&self, request: Request, entry: Entry) -> Completion {
+        let result = status::result(entry.status, &request, &self.limits);
+        Completion { request, result }
+    }
+
+    /// Ends a command of a request that was split.
+    #[cold]
+    fn finish_part(&mut self, index: u16, entry: Entry) -> Option<Completion> {
+        let Self { splits, limits, .. } = self;
+        let ended = |request: &Request| status::result(entry.status, request, limits);
+        let Split { request, error, .. } = splits.part_done(index, ended)?;
+        Some(Completion { request, result: error.map_or(Ok(()), Err) })
+    }
+
+    /// Gives the controller up, and with it every queue.
+    #[cold]
+    fn fail(&mut self, what: &str) {
+        let (head, phase) = self.cq.state();
+        let (sq_head, tail) = self.sq.state();
+        tracing::error!(
+            queue = self.id.0,
+            head,
+            phase,
+            sq_head,
+            tail,
+            busy = self.slots.busy(),
+            "{what}"
+        );
+        self.controller.fail(&format!("queue {}: {what}", self.id));
+    }
+
+    /// Hands every request back with an error: the controller can no longer reach their memory.
+    #[cold]
+    fn drain(&mut self, max: usize, sink: &mut dyn FnMut(Completion)) -> usize {
+        let reason = self.reason();
+        let mut delivered = 0;
+        while delivered < max {
+            let Some(request) = self.next_abandoned() else { break };
+            let cause = Cause::Poisoned { what: reason.to_string().into() };
+            sink(Completion { request, result: Err(cause.into()) });
+            delivered += 1;
+        }
+        delivered
+    }
+
+    fn next_abandoned(&mut self) -> Option<Request> {
+        while let Some(finished) = self.slots.take_any() {
+            self.deadlines.stop(finished.tick);
+            if let Owner::Request(request) = finished.owner {
+                return Some(request);
+            }
+        }
+        self.splits.take_any().map(|split| split.request)
+    }
+
+    fn reason(&mut self) -> Arc<str> {
+        let controller = &self.controller;
+        Arc::clone(self.failed.get_or_insert_with(|| controller.reason()))
+    }
+
+    /// Polls a live queue.
+    #[inline]
+    fn reap(&mut self, max: usize, sink: &mut dyn FnMut(Completion)) -> usize {
+        let (mut seen, mut delivered) = (0, 0);
+        while delivered < max {
+            let Some(entry) = self.cq.peek() else { break };
+            match self.take(entry) {
+                Ok(completion) => {
+                    self.cq.advance();
+                    seen += 1;
+                    if let Some(completion) = completion {
+                        delivered += 1;
+                        sink(completion);
+                    }
+                }
+                Err(violation) => {
+                    self.fail(&violation);
+                    break;
+                }
+            }
+        }
+        self.account(seen);
+        delivered
+    }
+
+    #[inline]
+    fn account(&mut self, seen: u64) {
+        self.counters.completions += seen;
+        if seen == 0 {
+            self.counters.idle_polls += 1;
+        } else if self.cq.acknowledge() {
+            self.counters.cq_doorbells += 1;
+        }
+    }
+}
+
+impl IoQueue for QueuePair {
+    fn submit(&mut self, request: Request) -> Result<(), Rejected> {
+        let piece = match self.limits.check(&request.operation) {
+            Ok(piece) => piece,
+            Err(error) => return Err(Rejected::Invalid(request, error)),
+        };
+        if self.slots.is_full() || self.splits.is_waiting() {
+            return Err(self.turn_away(request));
+        }
+        if self.controller.health() != Health::Live {
+            let cause = Cause::Poisoned { what: self.reason().to_string().into() };
+            return Err(Rejected::Invalid(request, cause.into()));
+        }
+        if self.limits.cut(&request.operation, piece) == piece.blocks {
+            self.submit_whole(request, piece)
+        } else {
+            self.submit_split(request, piece)
+        }
+    }
+
+    fn ring(&mut self) {
+        if self.sq.ring() {
+            self.counters.sq_doorbells += 1;
+        }
+    }
+
+    fn poll(&mut self, max: usize, sink: &mut dyn FnMut(Completion)) -> usize {
+        self.counters.polls += 1;
+        match self.controller.health() {
+            Health::Live => {}
+            Health::Failing => return 0,
+            Health::Stopped => return self.drain(max, sink),
+        }
+        if let Some(pump) = &mut self.pump {
+            pump.pump();
+        }
+        let delivered = self.reap(max, sink);
+        if self.splits.is_waiting() {
+            self.continue_split();
+            self.ring();
+        }
+        if self.deadlines.overdue() && self.slots.busy() > 0 {
+            let timeout = self.deadlines.timeout();
+            self.fail(&format!("a command was not completed within {} ms", timeout.as_millis()));
+        }
+        delivered
+    }
+
+    fn inflight(&self) -> usize {
+        self.slots.busy() - self.splits.parts() + self.splits.len()
+    }
+
+    fn depth(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+impl Drop for QueuePair {
+    /// Takes the queue away from the controller before its memory and its buffers go.
+    fn drop(&mut self) {
+        if self.controller.health() == Health::Live {
+            self.controller.delete_queue_pair(self.id);
+        }
+        self.controller.release_queue_id(self.id);
+    }
+}
+
+/// Returns what the next command of a split request takes.
+fn next_piece(limits: &Limits, split: &Split) -> Piece {
+    let blocks = limits.cut(&split.request.operation, split.rest);
+    assert!(blocks > 0, "a request was taken that cannot be sent: {:?}", split.rest);
+    Piece { blocks, ..split.rest }
+}

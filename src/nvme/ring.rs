@@ -1,0 +1,256 @@
+//! Submission and completion rings as the host sees them: indices, phase, doorbells.
+//!
+//! Indices are private copies: the host's own tail and head, and the controller's head as completions
+//! report it, believed only inside the window of what was submitted. Every size from 2 to 65536 works,
+//! not only powers of two.
+#![forbid(unsafe_code)]
+
+use core::sync::atomic::Ordering;
+
+use super::bell::Bell;
+use crate::dma::Ring;
+use crate::spec::command::Command;
+use crate::spec::completion::Completion;
+
+/// The host's end of a submission queue.
+pub(super) struct SubmissionRing {
+    ring: Ring<8>,
+    bell: Bell,
+    /// Where the next command goes.
+    tail: u32,
+    /// The tail that the controller was told of.
+    rung: u32,
+    /// The controller's head, as the last good completion reported it.
+    head: u32,
+}
+
+impl SubmissionRing {
+    pub(super) fn new(ring: Ring<8>, bell: Bell) -> Self {
+        Self { ring, bell, tail: 0, rung: 0, head: 0 }
+    }
+
+    /// Writes a command. The caller has fewer commands outstanding than the ring has entries, less one,
+    /// so that the tail cannot run into the head.
+    #[inline]
+    pub(super) fn push(&mut self, command: Command) {
+        self.ring.store(self.tail, zerocopy::transmute!(command));
+        self.tail = next(self.tail, self.ring.entries());
+    }
+
+    /// Tells the controller of new commands; says whether a register was written.
+    #[inline]
+    pub(super) fn ring(&mut self) -> bool {
+        if self.tail == self.rung {
+            return false;
+        }
+        let written = self.bell.ring(self.rung, self.tail);
+        self.rung = self.tail;
+        written
+    }
+
+    /// Takes the head that a completion reports, if it lies between the last one and the tail.
+    #[inline]
+    pub(super) fn accept_head(&mut self, head: u16) -> Result<(), HeadOutside> {
+        let (head, entries) = (u32::from(head), self.ring.entries());
+        let submitted = distance(self.head, self.rung, entries);
+        if head < entries && distance(self.head, head, entries) <= submitted {
+            self.head = head;
+            return Ok(());
+        }
+        Err(HeadOutside { head, from: self.head, to: self.rung, entries })
+    }
+
+    pub(super) fn state(&self) -> (u32, u32) {
+        (self.head, self.tail)
+    }
+}
+
+/// A submission queue head that no submitted command explains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HeadOutside {
+    pub(super) head: u32,
+    pub(super) from: u32,
+    pub(super) to: u32,
+    pub(super) entries: u32,
+}
+
+/// The host's end of a completion queue.
+pub(super) struct CompletionRing {
+    ring: Ring<2>,
+    bell: Bell,
+    /// Where the next completion will be.
+    head: u32,
+    /// The head that the controller was told of.
+    rung: u32,
+    /// What the phase tag of a new completion is: one on the first lap, then alternating.
+    phase: bool,
+}
+
+impl CompletionRing {
+    pub(super) fn new(ring: Ring<2>, bell: Bell) -> Self {
+        Self { ring, bell, head: 0, rung: 0, phase: true }
+    }
+
+    /// Returns a private copy of the next completion, if there is one.
+    #[inline]
+    pub(super) fn peek(&self) -> Option<Completion> {
+        // Acquire: the word that holds the phase tag first, then the rest of the entry and the data that
+        // the command transferred. One load, so that no later rewrite can split the decision.
+        let high = self.ring.word(self.head, 1).load(Ordering::Acquire);
+        if (high >> PHASE_BIT & 1 == 1) != self.phase {
+            return None;
+        }
+        let low = self.ring.word(self.head, 0).load(Ordering::Relaxed);
+        Some(zerocopy::transmute!([low, high]))
+    }
+
+    /// Steps over the completion that was peeked.
+    #[inline]
+    pub(super) fn advance(&mut self) {
+        self.head = next(self.head, self.ring.entries());
+        self.phase ^= self.head == 0;
+    }
+
+    /// Tells the controller of the entries that may be used again; says whether a register was written.
+    #[inline]
+    pub(super) fn acknowledge(&mut self) -> bool {
+        if self.head == self.rung {
+            return false;
+        }
+        let written = self.bell.ring(self.rung, self.head);
+        self.rung = self.head;
+        written
+    }
+
+    pub(super) fn state(&self) -> (u32, bool) {
+        (self.head, self.phase)
+    }
+}
+
+/// The phase tag in the second word of a completion (NVMe Base 2.0, Figure 89: DW3 bit 16).
+const PHASE_BIT: u32 = 48;
+
+/// Returns the index after `index`.
+#[inline]
+fn next(index: u32, entries: u32) -> u32 {
+    let next = index + 1;
+    if next == entries { 0 } else { next }
+}
+
+/// Returns how far it is from one index forward to another.
+#[inline]
+fn distance(from: u32, to: u32, entries: u32) -> u32 {
+    if to >= from { to - from } else { to + entries - from }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dma::SharedBytes;
+    use crate::seed::Seed;
+    use crate::transport::Doorbell;
+
+    fn bell(space: &SharedBytes, offset: usize) -> Bell {
+        Bell::Register(Doorbell::at(space, offset).unwrap())
+    }
+
+    /// A controller of nothing: consumes and posts whatever number it is asked to.
+    struct World {
+        space: SharedBytes,
+        sq: SubmissionRing,
+        cq: CompletionRing,
+        entries: u32,
+        posts: Ring<2>,
+        consumed: u64,
+        posted: u64,
+    }
+
+    impl World {
+        fn new(entries: u32) -> Self {
+            let space = SharedBytes::anonymous(4096).unwrap();
+            let sq = SharedBytes::anonymous(entries as usize * 64).unwrap();
+            let cq = SharedBytes::anonymous(entries as usize * 16).unwrap();
+            Self {
+                sq: SubmissionRing::new(Ring::over(sq, entries).unwrap(), bell(&space, 0)),
+                cq: CompletionRing::new(Ring::over(cq.clone(), entries).unwrap(), bell(&space, 4)),
+                posts: Ring::over(cq, entries).unwrap(),
+                space,
+                entries,
+                consumed: 0,
+                posted: 0,
+            }
+        }
+
+        fn post(&mut self, cid: u16) {
+            let index = (self.posted % u64::from(self.entries)) as u32;
+            let phase = (self.posted / u64::from(self.entries)).is_multiple_of(2);
+            let head = self.consumed % u64::from(self.entries);
+            let high = head | u64::from(cid) << 32 | u64::from(phase) << PHASE_BIT;
+            self.posts.word(index, 0).store(0, Ordering::Relaxed);
+            self.posts.word(index, 1).store(high, Ordering::Release);
+            self.posted += 1;
+        }
+    }
+
+    #[test]
+    fn phase_and_indices_hold_across_many_laps_of_every_size() {
+        let mut seed = Seed::from_env("nvme ring wrap-around");
+        for entries in (2..70).chain([255, 256, 257, 1000]) {
+            let mut world = World::new(entries);
+            let (mut submitted, mut seen) = (0u64, 0u64);
+            while submitted < u64::from(entries) * 5 {
+                let room = u64::from(entries) - 1 - (submitted - seen);
+                for _ in 0..seed.below(room + 1) {
+                    world.sq.push(Command { cid: submitted as u16, ..Command::default() });
+                    submitted += 1;
+                }
+                world.sq.ring();
+                let told = world.space.span().load32(0, Ordering::Acquire);
+                assert_eq!(u64::from(told), submitted % u64::from(entries));
+                let done = seed.below(submitted - world.consumed + 1);
+                for _ in 0..done {
+                    world.consumed += 1;
+                    world.post(world.posted as u16);
+                }
+                while let Some(completion) = world.cq.peek() {
+                    assert_eq!(completion.cid, seen as u16);
+                    world.sq.accept_head(completion.sq_head).unwrap();
+                    world.cq.advance();
+                    seen += 1;
+                }
+                world.cq.acknowledge();
+                assert_eq!(seen, world.posted, "every posted entry is seen, and no other");
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_outside_the_submitted_window_is_refused() {
+        let mut world = World::new(8);
+        (0..5).for_each(|_| world.sq.push(Command::default()));
+        world.sq.ring();
+        assert!(world.sq.accept_head(3).is_ok());
+        assert!(world.sq.accept_head(2).is_err(), "heads do not go back");
+        assert!(world.sq.accept_head(6).is_err(), "nothing was submitted there");
+        assert!(world.sq.accept_head(8).is_err(), "there is no such entry");
+        assert!(world.sq.accept_head(5).is_ok());
+    }
+
+    #[test]
+    fn a_command_that_was_not_announced_cannot_have_been_fetched() {
+        let mut world = World::new(8);
+        world.sq.push(Command::default());
+        let outside = HeadOutside { head: 1, from: 0, to: 0, entries: 8 };
+        assert_eq!(world.sq.accept_head(1), Err(outside));
+    }
+
+    #[test]
+    fn doorbells_are_silent_when_nothing_is_new() {
+        let mut world = World::new(4);
+        assert!(!world.sq.ring());
+        assert!(!world.cq.acknowledge());
+        world.sq.push(Command::default());
+        assert!(world.sq.ring());
+        assert!(!world.sq.ring());
+    }
+}

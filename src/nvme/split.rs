@@ -1,0 +1,128 @@
+//! Requests that take several commands: what is left to send, what is still out, what went wrong.
+//!
+//! The record owns the request, and with it the buffers, until the last command is back. One request at
+//! a time waits for slots; while it does the queue takes no other, so that it cannot starve.
+#![forbid(unsafe_code)]
+
+use super::limits::Piece;
+use crate::block::{BlockError, Request};
+use crate::units::Lba;
+
+/// The most split requests of one queue at once.
+const SPLITS_MAX: usize = 256;
+
+/// A request that takes several commands.
+#[derive(Debug)]
+pub(super) struct Split {
+    pub(super) request: Request,
+    /// What has not been sent yet.
+    pub(super) rest: Piece,
+    /// Commands that are out.
+    outstanding: u32,
+    /// The first error; the others are awaited and forgotten.
+    pub(super) error: Option<BlockError>,
+}
+
+/// The split requests of one queue.
+pub(super) struct Splits {
+    table: Vec<Option<Split>>,
+    free: Vec<u16>,
+    /// The one that waits for slots.
+    waiting: Option<u16>,
+    /// Commands that are out, of all of them.
+    parts: usize,
+}
+
+impl Splits {
+    /// Makes room for as many as a queue of `depth` slots can use, up to a limit.
+    pub(super) fn new(depth: usize) -> Self {
+        let count = depth.min(SPLITS_MAX);
+        let last = u16::try_from(count).expect("the limit is small");
+        Self {
+            table: (0..count).map(|_| None).collect(),
+            free: (0..last).rev().collect(),
+            waiting: None,
+            parts: 0,
+        }
+    }
+
+    /// Takes a request, or gives it back if there is no room.
+    pub(super) fn begin(&mut self, request: Request, rest: Piece) -> Result<(), Request> {
+        assert!(self.waiting.is_none(), "one request at a time waits for slots");
+        let Some(index) = self.free.pop() else { return Err(request) };
+        self.table[usize::from(index)] = Some(Split { request, rest, outstanding: 0, error: None });
+        self.waiting = Some(index);
+        Ok(())
+    }
+
+    /// Returns the request that waits for slots.
+    pub(super) fn waiting(&self) -> Option<(u16, &Split)> {
+        let index = self.waiting?;
+        self.table[usize::from(index)].as_ref().map(|split| (index, split))
+    }
+
+    /// Says whether a request waits for slots.
+    #[inline]
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Notes that a command with `blocks` of the waiting request was sent.
+    pub(super) fn sent(&mut self, index: u16, blocks: u64) {
+        let split = self.table[usize::from(index)].as_mut().expect("it was just looked at");
+        split.rest = Piece {
+            lba: Lba(split.rest.lba.0 + blocks),
+            blocks: split.rest.blocks - blocks,
+            skipped: split.rest.skipped + blocks,
+        };
+        split.outstanding += 1;
+        self.parts += 1;
+        if split.rest.blocks == 0 {
+            self.waiting = None;
+        }
+    }
+
+    /// Notes that a command came back; the request comes out with the last one.
+    ///
+    /// After an error nothing more is sent, and what is out is awaited.
+    pub(super) fn part_done(
+        &mut self,
+        index: u16,
+        result: impl FnOnce(&Request) -> Result<(), BlockError>,
+    ) -> Option<Split> {
+        let entry = &mut self.table[usize::from(index)];
+        let split = entry.as_mut().expect("a command of it was in flight");
+        split.outstanding -= 1;
+        self.parts -= 1;
+        if let Err(error) = result(&split.request) {
+            split.rest.blocks = 0;
+            split.error.get_or_insert(error);
+            self.waiting = self.waiting.filter(|waiting| *waiting != index);
+        }
+        if split.outstanding > 0 || split.rest.blocks > 0 {
+            return None;
+        }
+        self.free.push(index);
+        entry.take()
+    }
+
+    /// Takes any request out: for a queue whose device can no longer touch memory.
+    pub(super) fn take_any(&mut self) -> Option<Split> {
+        let index = self.table.iter().position(Option::is_some)?;
+        self.waiting = None;
+        let split = self.table[index].take()?;
+        self.parts -= split.outstanding as usize;
+        self.free.push(u16::try_from(index).expect("the limit is small"));
+        Some(split)
+    }
+
+    /// Returns the number of split requests.
+    pub(super) fn len(&self) -> usize {
+        self.table.len() - self.free.len()
+    }
+
+    /// Returns the number of their commands that are out.
+    pub(super) fn parts(&self) -> usize {
+        self.parts
+    }
+}
