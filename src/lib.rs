@@ -2,6 +2,8 @@
 #[expect(unsafe_code, reason = "maps and shares memory with devices")]
 pub mod dma;
 
+#[cfg(feature = "program")]
+pub mod bench;
 pub mod block;
 pub mod nvme;
 #[doc(hidden)]
