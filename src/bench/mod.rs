@@ -15,3 +15,4 @@ pub mod job;
 pub mod option;
 pub mod parse;
 mod value;
+pub mod workload;

@@ -1,0 +1,289 @@
+//! The I/O of one worker: an endless sequence of direction, offset and length.
+//!
+//! [`Generator`] is made from a [`Job`] and a [`Region`] and yields one [`Io`] per call; [`ReadBack`] yields what a
+//! generator wrote once more, as reads. The runner calls them millions of times a second, so nothing in
+//! [`Generator::next`] allocates or divides. The same job, worker and region give the same sequence.
+#![forbid(unsafe_code)]
+
+mod order;
+mod random;
+
+use self::{
+    order::{Pareto, Pass, Scatter, Zipf},
+    random::Random,
+};
+use super::{
+    job::{BlockSizes, Direction, Distribution, Job, Region},
+    option::OptionError,
+};
+use crate::units::LbaSize;
+
+/// One I/O to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Io {
+    /// What to do.
+    pub direction: Direction,
+    /// The first byte on the device.
+    pub offset: u64,
+    /// The length in bytes.
+    pub len: u32,
+}
+
+/// The endless sequence of I/O of one worker.
+#[derive(Clone, Debug)]
+pub struct Generator {
+    random: Random,
+    mix: Mix,
+    start: u64,
+    /// One for each direction, by its number; those not in use are never asked.
+    streams: [Stream; 3],
+    /// Random order that covers each block once; the directions share it, as in fio.
+    pass: Option<Pass>,
+    blocks_per_pass: u64,
+}
+
+impl Generator {
+    /// Makes the generator of worker number `worker` for its `region`, as [`Job::region`] returns it.
+    pub fn new(job: &Job, worker: u32, region: Region, lba: LbaSize) -> Result<Self, OptionError> {
+        check_alignment(job, region, lba)?;
+        let mut random = Random::new(job.randseed, worker);
+        // Drawn once, so that reads and writes agree on which blocks are hot.
+        let scatter_seed = random.next();
+        let unused = Stream::new(&BlockSizes::fixed(lba.bytes()), region, Place::Uniform);
+        let stream = |direction| match job.rw.uses(direction) {
+            true => {
+                let sizes = job.bs.get(direction);
+                Stream::new(sizes, region, Place::new(job, sizes, region, scatter_seed))
+            }
+            false => unused.clone(),
+        };
+        let streams = Direction::ALL.map(stream);
+        let blocks_per_pass = region.bytes / smallest_block(job);
+        let once = job.rw.is_random() && job.covers_each_block_once();
+        let pass = once.then(|| Pass::new(blocks_per_pass, random.next()));
+        let mix = Mix::new(job);
+        Ok(Self { random, mix, start: region.start, streams, pass, blocks_per_pass })
+    }
+
+    /// Returns the next I/O.
+    #[inline]
+    #[expect(clippy::should_implement_trait, reason = "an iterator may end, this never does")]
+    pub fn next(&mut self) -> Io {
+        let direction = self.mix.draw(&mut self.random);
+        let stream = &mut self.streams[direction as usize];
+        let (len, slots) = stream.sizes.draw(&mut self.random);
+        let distance = match &mut self.pass {
+            Some(pass) => pass.next() * stream.unit,
+            None => stream.place(&mut self.random, len, slots),
+        };
+        Io { direction, offset: self.start + distance, len }
+    }
+
+    /// Returns how many blocks of the smallest size in use the region holds.
+    ///
+    /// With one block size that is the number of I/Os after which every block was visited once, in
+    /// sequence or through the random map; a rest at the end that is shorter than a block is never touched.
+    pub fn blocks_per_pass(&self) -> u64 {
+        self.blocks_per_pass
+    }
+}
+
+/// What a [`Generator`] wrote, in the same order, as reads.
+#[derive(Clone, Debug)]
+pub struct ReadBack {
+    generator: Generator,
+}
+
+impl ReadBack {
+    /// Makes the sequence that reads what the generator of the same arguments writes.
+    pub fn new(job: &Job, worker: u32, region: Region, lba: LbaSize) -> Result<Self, OptionError> {
+        let generator = Generator::new(job, worker, region, lba)?;
+        if !generator.mix.writes() {
+            let name = job.rw.name();
+            return Err(OptionError::Conflict(format!("{name} writes nothing to read back")));
+        }
+        Ok(Self { generator })
+    }
+
+    /// Returns the next read.
+    #[inline]
+    #[expect(clippy::should_implement_trait, reason = "an iterator may end, this never does")]
+    pub fn next(&mut self) -> Io {
+        loop {
+            let io = self.generator.next();
+            if io.direction == Direction::Write {
+                return Io { direction: Direction::Read, ..io };
+            }
+        }
+    }
+}
+
+fn smallest_block(job: &Job) -> u64 {
+    let used = job.bs.iter().filter(|(direction, _)| job.rw.uses(*direction));
+    used.map(|(_, sizes)| u64::from(sizes.min())).min().unwrap_or(1).max(1)
+}
+
+fn check_alignment(job: &Job, region: Region, lba: LbaSize) -> Result<(), OptionError> {
+    let conflict = |text| Err(OptionError::Conflict(text));
+    if !lba.divides(region.start) {
+        return conflict(format!("offset {} is no multiple of the LBA size, {lba}", region.start));
+    }
+    for (direction, sizes) in job.bs.iter().filter(|(direction, _)| job.rw.uses(*direction)) {
+        let odd = |bytes: &u32| *bytes == 0 || !lba.divides(u64::from(*bytes));
+        let mut bytes = sizes.shares().iter().map(|share| share.bytes);
+        if let Some(bytes) = bytes.find(odd) {
+            return conflict(format!(
+                "{direction} block size {bytes} is no multiple of the LBA size, {lba}"
+            ));
+        }
+        if u64::from(sizes.max()) > region.bytes {
+            let (max, room) = (sizes.max(), region.bytes);
+            return conflict(format!(
+                "{direction} block size {max} exceeds the region of {room} bytes"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Which direction is next.
+#[derive(Clone, Copy, Debug)]
+enum Mix {
+    Only(Direction),
+    /// A read if the drawn number is below.
+    ReadBelow(u64),
+}
+
+impl Mix {
+    fn new(job: &Job) -> Self {
+        let only = Direction::ALL.into_iter().find(|direction| job.rw.uses(*direction));
+        match job.rwmixread {
+            _ if !job.rw.is_mixed() => Self::Only(only.expect("every workload has a direction")),
+            0 => Self::Only(Direction::Write),
+            percent @ 1..100 => Self::ReadBelow(u64::MAX / 100 * u64::from(percent)),
+            100.. => Self::Only(Direction::Read),
+        }
+    }
+
+    fn writes(self) -> bool {
+        matches!(self, Self::Only(Direction::Write) | Self::ReadBelow(_))
+    }
+
+    #[inline]
+    fn draw(self, random: &mut Random) -> Direction {
+        match self {
+            Self::Only(direction) => direction,
+            Self::ReadBelow(bound) if random.next() < bound => Direction::Read,
+            Self::ReadBelow(_) => Direction::Write,
+        }
+    }
+}
+
+/// The I/O of one direction.
+#[derive(Clone, Debug)]
+struct Stream {
+    sizes: Sizes,
+    /// What offsets are multiples of, counted from the start of the region: the smallest block, as in fio.
+    unit: u64,
+    region_bytes: u64,
+    place: Place,
+}
+
+impl Stream {
+    fn new(sizes: &BlockSizes, region: Region, place: Place) -> Self {
+        let unit = u64::from(sizes.min());
+        Self { sizes: Sizes::new(sizes, region), unit, region_bytes: region.bytes, place }
+    }
+
+    /// Returns the distance from the start of the region at which the next `len` bytes go.
+    #[inline]
+    fn place(&mut self, random: &mut Random, len: u32, slots: u64) -> u64 {
+        match &mut self.place {
+            Place::Uniform => random.below(slots) * self.unit,
+            Place::Sequential { next } => {
+                let begin = if *next + u64::from(len) > self.region_bytes { 0 } else { *next };
+                *next = begin + u64::from(len);
+                begin
+            }
+            Place::Zipf(zipf, scatter) => scatter.apply(zipf.draw(random)) * self.unit,
+            Place::Pareto(pareto, scatter) => scatter.apply(pareto.draw(random)) * self.unit,
+        }
+    }
+}
+
+/// Where the next I/O of a direction goes, unless a pass says.
+#[derive(Clone, Debug)]
+enum Place {
+    Uniform,
+    Sequential { next: u64 },
+    Zipf(Zipf, Scatter),
+    Pareto(Pareto, Scatter),
+}
+
+impl Place {
+    fn new(job: &Job, sizes: &BlockSizes, region: Region, scatter_seed: u64) -> Self {
+        if !job.rw.is_random() {
+            return Self::Sequential { next: 0 };
+        }
+        // Skewed offsets leave room for the largest block behind every slot.
+        let slots = slots(region, sizes.max(), sizes.min());
+        let scatter = || Scatter::new(slots, scatter_seed);
+        match job.random_distribution {
+            Distribution::Random => Self::Uniform,
+            Distribution::Zipf { theta } => Self::Zipf(Zipf::new(slots, theta), scatter()),
+            Distribution::Pareto { h } => Self::Pareto(Pareto::new(slots, h), scatter()),
+        }
+    }
+}
+
+/// Returns at how many multiples of `unit` a block of `len` bytes fits the region.
+fn slots(region: Region, len: u32, unit: u32) -> u64 {
+    let room = region.bytes.saturating_sub(u64::from(len));
+    room / u64::from(unit.max(1)) + 1
+}
+
+/// The sizes of one direction, ready to be drawn.
+#[derive(Clone, Debug)]
+struct Sizes {
+    last: Choice,
+    /// The others in the order of their bounds; empty for one size, which then costs no random number.
+    others: Box<[Choice]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Choice {
+    /// Chosen if the drawn number is below, and not below an earlier choice.
+    below: u64,
+    len: u32,
+    slots: u64,
+}
+
+impl Sizes {
+    fn new(sizes: &BlockSizes, region: Region) -> Self {
+        let mut sum = 0.0;
+        let choose = |share: &super::job::BlockShare| {
+            sum += share.percent;
+            let below = (sum / 100.0 * 2.0_f64.powi(64)) as u64;
+            Choice { below, len: share.bytes, slots: slots(region, share.bytes, sizes.min()) }
+        };
+        let mut choices: Vec<Choice> =
+            sizes.shares().iter().filter(|share| share.percent > 0.0).map(choose).collect();
+        let whole =
+            Choice { below: 0, len: sizes.min(), slots: slots(region, sizes.min(), sizes.min()) };
+        let last = choices.pop().unwrap_or(whole);
+        Self { last, others: choices.into_boxed_slice() }
+    }
+
+    #[inline]
+    fn draw(&self, random: &mut Random) -> (u32, u64) {
+        let choice = if self.others.is_empty() { &self.last } else { self.choose(random.next()) };
+        (choice.len, choice.slots)
+    }
+
+    fn choose(&self, number: u64) -> &Choice {
+        self.others.iter().find(|choice| number < choice.below).unwrap_or(&self.last)
+    }
+}
+
+#[cfg(test)]
+mod tests;
