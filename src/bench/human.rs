@@ -1,8 +1,8 @@
 //! Quantities as people read them: three significant digits and a unit.
 //!
-//! [`Bandwidth`], [`Iops`], [`Nanos`], [`Amount`] and [`Percent`] wrap a number and print it; the human report
-//! and the progress line use them. Data has binary units, everything else decimal ones. Files for programs
-//! never pass through here.
+//! [`Bandwidth`], [`Iops`], [`Nanos`], [`Amount`] and [`Percent`] wrap a number and print it; the
+//! human report and the progress line use them. Data has binary units, everything else decimal
+//! ones. Files for programs never pass through here.
 #![forbid(unsafe_code)]
 
 use core::fmt;
@@ -74,13 +74,14 @@ fn scale<'a>(value: f64, base: f64, units: &[&'a str]) -> (String, &'a str) {
         value /= base;
         index += 1;
     }
-    (three_digits(value), units[index])
+    let whole = index == 0 && value.fract() == 0.0;
+    (if whole { format!("{value}") } else { three_digits(value) }, units[index])
 }
 
-/// Writes three significant digits, and a whole number without a point.
+/// Writes three significant digits.
 fn three_digits(value: f64) -> String {
     let magnitude = value.abs();
-    if magnitude >= 99.95 || value.fract() == 0.0 {
+    if magnitude >= 99.95 || value == 0.0 {
         format!("{value:.0}")
     } else if magnitude >= 9.995 {
         format!("{value:.1}")
@@ -105,6 +106,12 @@ mod tests {
         assert_eq!(Amount(3 << 29).to_string(), "1.50 GiB");
         assert_eq!(Percent(0.031).to_string(), "0.031 %");
         assert_eq!(Percent(0.0).to_string(), "0 %");
+    }
+
+    #[test]
+    fn only_the_smallest_unit_is_written_whole() {
+        assert_eq!(Nanos(7.0).to_string(), "7 ns");
+        assert_eq!(Nanos(7_000.0).to_string(), "7.00 µs");
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! One benchmark job: what a section of a fio job file says, parsed and checked.
 //!
-//! [`Job`] carries fio's names, meanings and defaults. `option.rs` fills it from text, `parse.rs` reads
-//! the file around it, and `workload.rs` turns it into I/O. A job that passed [`Job::validate`] can be
-//! run on any device that its sizes fit; what depends on the device is answered by [`Job::region`].
+//! [`Job`] carries fio's names, meanings and defaults. `option.rs` fills it from text, `parse.rs`
+//! reads the file around it, and `workload.rs` turns it into I/O. A job that passed
+//! [`Job::validate`] can be run on any device that its sizes fit; what depends on the device is
+//! answered by [`Job::region`].
 #![forbid(unsafe_code)]
 
 use core::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
 
 use super::option::OptionError;
 use crate::units::LbaSize;
@@ -54,7 +57,7 @@ impl fmt::Display for Direction {
 }
 
 /// One value for each direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PerDirection<T> {
     /// The value for reads.
     pub read: T,
@@ -241,7 +244,8 @@ impl Size {
         matches!(self, Self::Bytes(0) | Self::Percent(0))
     }
 
-    /// Returns the amount in bytes on a device of `capacity` bytes, a percentage rounded down to `unit`.
+    /// Returns the amount in bytes on a device of `capacity` bytes, a percentage rounded down to
+    /// `unit`.
     pub fn resolve(self, capacity: u64, unit: u64) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes,
@@ -318,7 +322,8 @@ pub struct Job {
     pub iodepth_batch_complete_max: u32,
     /// Workers.
     pub numjobs: u32,
-    /// The region, and the amount of data unless `io_size` is given; `None` is the rest of the device.
+    /// The region, and the amount of data unless `io_size` is given; `None` is the rest of the
+    /// device.
     pub size: Option<Size>,
     /// Where the region begins.
     pub offset: Offset,
@@ -441,9 +446,9 @@ impl Job {
 
     /// Says whether a pass over the region covers each block once, as fio's random map provides.
     ///
-    /// That needs uniform random offsets and one block size. fio keeps its map with several sizes and
-    /// shortens I/Os that would overlap; here such a job draws with repetition and every I/O has the
-    /// size that was asked for.
+    /// That needs uniform random offsets and one block size. fio keeps its map with several sizes
+    /// and shortens I/Os that would overlap; here such a job draws with repetition and every I/O
+    /// has the size that was asked for.
     pub fn covers_each_block_once(&self) -> bool {
         self.distribution_is_uniform() && !self.norandommap && self.common_block_size().is_some()
     }

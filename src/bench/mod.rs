@@ -14,5 +14,8 @@ pub mod human;
 pub mod job;
 pub mod option;
 pub mod parse;
+pub mod report;
+pub mod result;
+pub mod stats;
 mod value;
 pub mod workload;

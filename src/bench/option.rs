@@ -1,8 +1,9 @@
 //! The one table of options, behind job files and command-line flags alike.
 //!
-//! An [`OptionSpec`] ties a key to its reader, its help and its metavariable; [`options`] is the table and
-//! [`JobBuilder::set`] the only way in. Values are read by `value.rs` and end in a [`Job`]. Every key of
-//! the table is fio's and means what fio means; any other is an [`OptionError`] with the nearest name.
+//! An [`OptionSpec`] ties a key to its reader, its help and its metavariable; [`options`] is the
+//! table and [`JobBuilder::set`] the only way in. Values are read by `value.rs` and end in a
+//! [`Job`]. Every key of the table is fio's and means what fio means; any other is an
+//! [`OptionError`] with the nearest name.
 #![forbid(unsafe_code)]
 
 use core::fmt;
@@ -142,7 +143,8 @@ const fn flag(name: &'static str, help: &'static str, set: Setter) -> OptionSpec
     option(name, &[], "", help, set)
 }
 
-/// An option of the kernel path. It takes any value; an empty metavariable lets it stand without one.
+/// An option of the kernel path. It takes any value; an empty metavariable lets it stand without
+/// one.
 const fn accept(name: &'static str, why: &'static str) -> OptionSpec {
     OptionSpec { name, aliases: &[], metavar: "", help: why, action: Action::Accept(why) }
 }
@@ -431,7 +433,8 @@ static OPTIONS: &[OptionSpec] = &[
     accept("clat_percentiles", "completion latency percentiles are always reported"),
 ];
 
-/// fio's options that ask for something this program does not do. Ignoring them would falsify a result.
+/// fio's options that ask for something this program does not do. Ignoring them would falsify a
+/// result.
 static NOT_SUPPORTED: &[&str] = &[
     "allrandrepeat",
     "atomic",

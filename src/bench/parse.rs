@@ -1,8 +1,8 @@
 //! Reads fio job files: sections, comments, includes, environment.
 //!
-//! [`parse_file`] and [`parse_str`] return a [`JobFile`]; [`Parser`] adds overrides from the command line.
-//! Each line becomes one call of [`JobBuilder::set`]. What is wrong is a [`JobFileError`] that prints as one
-//! line and begins with the file and the line it speaks of.
+//! [`parse_file`] and [`parse_str`] return a [`JobFile`]; [`Parser`] adds overrides from the
+//! command line. Each line becomes one call of [`JobBuilder::set`]. What is wrong is a
+//! [`JobFileError`] that prints as one line and begins with the file and the line it speaks of.
 #![forbid(unsafe_code)]
 
 use core::fmt;
@@ -273,8 +273,8 @@ impl<'a> Reading<'a> {
 
     /// Puts the values of environment variables in the place of `${NAME}`.
     ///
-    /// fio takes a variable that is not set as empty; the value would then be refused for a reason that
-    /// hides the cause.
+    /// fio takes a variable that is not set as empty; the value would then be refused for a reason
+    /// that hides the cause.
     fn expand(&self, text: &str) -> Result<String, Problem> {
         let mut expanded = String::new();
         let mut rest = text;

@@ -1,8 +1,8 @@
 //! Readers of option values in fio's notation: sizes, times, percentages, lists.
 //!
-//! Each takes the text behind the `=` and returns the value or a [`ValueError`] that says what would
-//! have been right. `option.rs` ties them to keys. They know nothing of jobs, and never guess: where fio
-//! stops reading at the first odd character, these refuse.
+//! Each takes the text behind the `=` and returns the value or a [`ValueError`] that says what
+//! would have been right. `option.rs` ties them to keys. They know nothing of jobs, and never
+//! guess: where fio stops reading at the first odd character, these refuse.
 #![forbid(unsafe_code)]
 
 use core::time::Duration;
@@ -47,7 +47,8 @@ pub enum ValueError {
 
 type Read<T> = Result<T, ValueError>;
 
-/// Reads a whole number from `min` to `max`, decimal or `0x`; suffixes multiply, as in `number_ios=1m`.
+/// Reads a whole number from `min` to `max`, decimal or `0x`; suffixes multiply, as in
+/// `number_ios=1m`.
 pub(super) fn integer(text: &str, min: u64, max: u64) -> Read<u64> {
     let number = bytes(text)?;
     if number < min || number > max {

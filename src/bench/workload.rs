@@ -1,8 +1,9 @@
 //! The I/O of one worker: an endless sequence of direction, offset and length.
 //!
-//! [`Generator`] is made from a [`Job`] and a [`Region`] and yields one [`Io`] per call; [`ReadBack`] yields what a
-//! generator wrote once more, as reads. The runner calls them millions of times a second, so nothing in
-//! [`Generator::next`] allocates or divides. The same job, worker and region give the same sequence.
+//! [`Generator`] is made from a [`Job`] and a [`Region`] and yields one [`Io`] per call;
+//! [`ReadBack`] yields what a generator wrote once more, as reads. The runner calls them millions
+//! of times a second, so nothing in [`Generator::next`] allocates or divides. The same job, worker
+//! and region give the same sequence.
 #![forbid(unsafe_code)]
 
 mod order;
@@ -43,7 +44,8 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Makes the generator of worker number `worker` for its `region`, as [`Job::region`] returns it.
+    /// Makes the generator of worker number `worker` for its `region`, as [`Job::region`] returns
+    /// it.
     pub fn new(job: &Job, worker: u32, region: Region, lba: LbaSize) -> Result<Self, OptionError> {
         check_alignment(job, region, lba)?;
         let mut random = Random::new(job.randseed, worker);
@@ -82,7 +84,8 @@ impl Generator {
     /// Returns how many blocks of the smallest size in use the region holds.
     ///
     /// With one block size that is the number of I/Os after which every block was visited once, in
-    /// sequence or through the random map; a rest at the end that is shorter than a block is never touched.
+    /// sequence or through the random map; a rest at the end that is shorter than a block is never
+    /// touched.
     pub fn blocks_per_pass(&self) -> u64 {
         self.blocks_per_pass
     }
@@ -183,7 +186,8 @@ impl Mix {
 #[derive(Clone, Debug)]
 struct Stream {
     sizes: Sizes,
-    /// What offsets are multiples of, counted from the start of the region: the smallest block, as in fio.
+    /// What offsets are multiples of, counted from the start of the region: the smallest block, as
+    /// in fio.
     unit: u64,
     region_bytes: u64,
     place: Place,
@@ -246,7 +250,8 @@ fn slots(region: Region, len: u32, unit: u32) -> u64 {
 #[derive(Clone, Debug)]
 struct Sizes {
     last: Choice,
-    /// The others in the order of their bounds; empty for one size, which then costs no random number.
+    /// The others in the order of their bounds; empty for one size, which then costs no random
+    /// number.
     others: Box<[Choice]>,
 }
 

@@ -1,13 +1,14 @@
 //! Orders in which blocks are visited: each once, or some more often than others.
 //!
-//! [`Pass`] enumerates a permutation and needs no bitmap, where fio keeps one bit per block; [`Zipf`] and
-//! [`Pareto`] draw a rank, and [`Scatter`] spreads ranks over the region so that hot blocks are no neighbours.
-//! Every number that leaves here is below the number of blocks.
+//! [`Pass`] enumerates a permutation and needs no bitmap, where fio keeps one bit per block;
+//! [`Zipf`] and [`Pareto`] draw a rank, and [`Scatter`] spreads ranks over the region so that hot
+//! blocks are no neighbours. Every number that leaves here is below the number of blocks.
 #![forbid(unsafe_code)]
 
 use super::random::Random;
 
-/// A bijection on the numbers of `bits` bits: additions, odd multiplications and shifts, each reversible.
+/// A bijection on the numbers of one power of two: additions, odd multiplications and shifts, each
+/// reversible.
 #[derive(Clone, Debug)]
 struct Scramble {
     mask: u64,
@@ -37,8 +38,8 @@ impl Scramble {
 
 /// Random order that visits each block once before any block again.
 ///
-/// The index runs over the power of two that holds the blocks, and what falls beyond them is passed over:
-/// less than half of the numbers, so that a block costs fewer than two steps on average.
+/// The index runs over the power of two that holds the blocks, and what falls beyond them is passed
+/// over: less than half of the numbers, so that a block costs fewer than two steps on average.
 #[derive(Clone, Debug)]
 pub(super) struct Pass {
     blocks: u64,
@@ -104,8 +105,9 @@ impl Scatter {
 
 /// Ranks with a probability proportional to `1 / (rank + 1)^theta`.
 ///
-/// Drawn by rejection-inversion (Hörmann and Derflinger, 1996), which is exact for every number of blocks
-/// and needs no sum over all of them; fio adds up to ten million terms at the start and approximates the rest.
+/// Drawn by rejection-inversion (Hörmann and Derflinger, 1996), which is exact for every number of
+/// blocks and needs no sum over all of them; fio adds up to ten million terms at the start and
+/// approximates the rest.
 #[derive(Clone, Debug)]
 pub(super) struct Zipf {
     blocks: f64,

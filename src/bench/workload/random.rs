@@ -1,7 +1,7 @@
 //! The random numbers of a worker: `SplitMix64`.
 //!
-//! [`Random`] is one word of state and about ten instructions a number. It is written out here, so that a
-//! seed in a report means the same sequence in every later version. Not for secrets.
+//! [`Random`] is one word of state and about ten instructions a number. It is written out here, so
+//! that a seed in a report means the same sequence in every later version. Not for secrets.
 #![forbid(unsafe_code)]
 
 /// The golden ratio in 64 bits, the step of `SplitMix64`.
@@ -16,7 +16,8 @@ pub(super) struct Random {
 impl Random {
     /// Returns the generator of worker number `worker` under `seed`.
     pub(super) fn new(seed: u64, worker: u32) -> Self {
-        // Mixed before use: neighbouring workers would otherwise walk the same sequence a step apart.
+        // Mixed before use: neighbouring workers would otherwise walk the same sequence a step
+        // apart.
         Self { state: mix(seed ^ mix(u64::from(worker) + 1)) }
     }
 

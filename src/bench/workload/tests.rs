@@ -218,7 +218,7 @@ fn check(io: Io, job: &Job, region: Region, seed: u64) {
         io.offset >= region.start && io.offset + u64::from(io.len) <= region.start + region.bytes;
     assert!(inside, "UDIRECT_SEED={seed}: {io:?} outside {region:?}");
     // Sequential sizes follow each other without gaps, so only their LBAs align.
-    let on_grid = (io.offset - region.start) % u64::from(sizes.min()) == 0;
+    let on_grid = (io.offset - region.start).is_multiple_of(u64::from(sizes.min()));
     assert!(on_grid || !job.rw.is_random(), "UDIRECT_SEED={seed}: {io:?} off the grid");
     let asked = job.rw.uses(io.direction) && sizes.shares().iter().any(|s| s.bytes == io.len);
     assert!(asked, "UDIRECT_SEED={seed}: {io:?} was not asked for");

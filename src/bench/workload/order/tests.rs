@@ -24,8 +24,8 @@ fn every_pass_has_an_order_of_its_own() {
     assert_eq!(first, visits(&mut Pass::new(1000, 1), 1000));
 }
 
-/// In random order the distance between successive blocks is a third of the region on average, and a
-/// block follows its neighbour about twice per pass.
+/// In random order the distance between successive blocks is a third of the region on average, and
+/// a block follows its neighbour about twice per pass.
 #[test]
 fn successive_blocks_of_a_pass_are_far_apart() {
     let blocks = 100_000;
