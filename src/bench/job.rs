@@ -575,10 +575,8 @@ impl Job {
                 self.rw.name()
             ));
         }
-        if self.rw.is_random() && self.common_block_size().is_none() {
-            return conflict(
-                "verify needs one block size in a random workload: blocks would overlap",
-            );
+        if self.common_block_size().is_none() {
+            return conflict("verify needs one block size: blocks of several sizes would overlap");
         }
         Ok(())
     }

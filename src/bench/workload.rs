@@ -10,7 +10,7 @@ mod order;
 mod random;
 
 use self::{
-    order::{Pareto, Pass, Scatter, Zipf},
+    order::{Pareto, Pass, Scatter, Skew, Zipf},
     random::Random,
 };
 use super::{
@@ -38,45 +38,36 @@ pub struct Generator {
     start: u64,
     /// One for each direction, by its number; those not in use are never asked.
     streams: [Stream; 3],
-    /// Random order that covers each block once; the directions share it, as in fio.
-    pass: Option<Pass>,
+    order: Order,
     blocks_per_pass: u64,
 }
 
 impl Generator {
-    /// Makes the generator of worker number `worker` for its `region`, as [`Job::region`] returns
-    /// it.
+    /// Makes the generator of worker number `worker` for its `region`, as [`Job::region`] returns it.
     pub fn new(job: &Job, worker: u32, region: Region, lba: LbaSize) -> Result<Self, OptionError> {
         check_alignment(job, region, lba)?;
         let mut random = Random::new(job.randseed, worker);
-        // Drawn once, so that reads and writes agree on which blocks are hot.
-        let scatter_seed = random.next();
-        let unused = Stream::new(&BlockSizes::fixed(lba.bytes()), region, Place::Uniform);
-        let stream = |direction| match job.rw.uses(direction) {
-            true => {
-                let sizes = job.bs.get(direction);
-                Stream::new(sizes, region, Place::new(job, sizes, region, scatter_seed))
-            }
-            false => unused.clone(),
-        };
-        let streams = Direction::ALL.map(stream);
+        let order = Order::new(job, region, random.next());
+        let streams = Direction::ALL.map(|direction| Stream::new(job.bs.get(direction), region));
         let blocks_per_pass = region.bytes / smallest_block(job);
-        let once = job.rw.is_random() && job.covers_each_block_once();
-        let pass = once.then(|| Pass::new(blocks_per_pass, random.next()));
         let mix = Mix::new(job);
-        Ok(Self { random, mix, start: region.start, streams, pass, blocks_per_pass })
+        Ok(Self { random, mix, start: region.start, streams, order, blocks_per_pass })
     }
 
     /// Returns the next I/O.
     #[inline]
     #[expect(clippy::should_implement_trait, reason = "an iterator may end, this never does")]
     pub fn next(&mut self) -> Io {
-        let direction = self.mix.draw(&mut self.random);
-        let stream = &mut self.streams[direction as usize];
-        let (len, slots) = stream.sizes.draw(&mut self.random);
-        let distance = match &mut self.pass {
-            Some(pass) => pass.next() * stream.unit,
-            None => stream.place(&mut self.random, len, slots),
+        let random = &mut self.random;
+        let direction = self.mix.draw(random);
+        let stream = &self.streams[direction as usize];
+        let (len, slots) = stream.sizes.draw(random);
+        let distance = match &mut self.order {
+            Order::Uniform => random.below(slots) * stream.unit,
+            Order::Once(pass) => pass.next() * stream.unit,
+            Order::Sequential { next, end } => advance(&mut next[direction as usize], len, *end),
+            Order::Zipf(skews) => skews[direction as usize].draw(random) * stream.unit,
+            Order::Pareto(skews) => skews[direction as usize].draw(random) * stream.unit,
         };
         Io { direction, offset: self.start + distance, len }
     }
@@ -186,58 +177,73 @@ impl Mix {
 #[derive(Clone, Debug)]
 struct Stream {
     sizes: Sizes,
-    /// What offsets are multiples of, counted from the start of the region: the smallest block, as
-    /// in fio.
+    /// What random offsets are multiples of, counted from the start of the region: the smallest
+    /// block, as in fio.
     unit: u64,
-    region_bytes: u64,
-    place: Place,
 }
 
 impl Stream {
-    fn new(sizes: &BlockSizes, region: Region, place: Place) -> Self {
-        let unit = u64::from(sizes.min());
-        Self { sizes: Sizes::new(sizes, region), unit, region_bytes: region.bytes, place }
-    }
-
-    /// Returns the distance from the start of the region at which the next `len` bytes go.
-    #[inline]
-    fn place(&mut self, random: &mut Random, len: u32, slots: u64) -> u64 {
-        match &mut self.place {
-            Place::Uniform => random.below(slots) * self.unit,
-            Place::Sequential { next } => {
-                let begin = if *next + u64::from(len) > self.region_bytes { 0 } else { *next };
-                *next = begin + u64::from(len);
-                begin
-            }
-            Place::Zipf(zipf, scatter) => scatter.apply(zipf.draw(random)) * self.unit,
-            Place::Pareto(pareto, scatter) => scatter.apply(pareto.draw(random)) * self.unit,
-        }
+    fn new(sizes: &BlockSizes, region: Region) -> Self {
+        Self { sizes: Sizes::new(sizes, region), unit: u64::from(sizes.min()) }
     }
 }
 
-/// Where the next I/O of a direction goes, unless a pass says.
+/// Where the next I/O goes. Arrays hold one value for each direction.
 #[derive(Clone, Debug)]
-enum Place {
+enum Order {
+    /// Anywhere, with repetition.
     Uniform,
-    Sequential { next: u64 },
-    Zipf(Zipf, Scatter),
-    Pareto(Pareto, Scatter),
+    /// Anywhere, each block once per pass; the directions share the pass, as in fio.
+    Once(Pass),
+    /// Behind the one before; the directions have cursors of their own, as in fio.
+    Sequential {
+        next: [u64; 3],
+        end: u64,
+    },
+    Zipf(Box<[Skew<Zipf>; 3]>),
+    Pareto(Box<[Skew<Pareto>; 3]>),
 }
 
-impl Place {
-    fn new(job: &Job, sizes: &BlockSizes, region: Region, scatter_seed: u64) -> Self {
-        if !job.rw.is_random() {
-            return Self::Sequential { next: 0 };
-        }
-        // Skewed offsets leave room for the largest block behind every slot.
-        let slots = slots(region, sizes.max(), sizes.min());
-        let scatter = || Scatter::new(slots, scatter_seed);
+impl Order {
+    fn new(job: &Job, region: Region, seed: u64) -> Self {
         match job.random_distribution {
+            _ if !job.rw.is_random() => Self::Sequential { next: [0; 3], end: region.bytes },
+            _ if job.covers_each_block_once() => {
+                Self::Once(Pass::new(region.bytes / smallest_block(job), seed))
+            }
             Distribution::Random => Self::Uniform,
-            Distribution::Zipf { theta } => Self::Zipf(Zipf::new(slots, theta), scatter()),
-            Distribution::Pareto { h } => Self::Pareto(Pareto::new(slots, h), scatter()),
+            Distribution::Zipf { theta } => {
+                Self::Zipf(skews(job, region, seed, |slots| Zipf::new(slots, theta)))
+            }
+            Distribution::Pareto { h } => {
+                Self::Pareto(skews(job, region, seed, |slots| Pareto::new(slots, h)))
+            }
         }
     }
+}
+
+/// Makes one skew for each direction. They share the seed of their places, so that reads and writes
+/// of one size agree on which blocks are hot; behind every slot there is room for the largest block.
+fn skews<D>(
+    job: &Job,
+    region: Region,
+    seed: u64,
+    distribution: impl Fn(u64) -> D,
+) -> Box<[Skew<D>; 3]> {
+    Box::new(Direction::ALL.map(|direction| {
+        let sizes = job.bs.get(direction);
+        let slots = slots(region, sizes.max(), sizes.min());
+        Skew::new(distribution(slots), Scatter::new(slots, seed))
+    }))
+}
+
+/// Moves a cursor over `len` bytes and returns where they begin; what does not fit begins anew.
+#[inline]
+fn advance(next: &mut u64, len: u32, end: u64) -> u64 {
+    let fits = *next + u64::from(len) <= end;
+    let begin = if fits { *next } else { 0 };
+    *next = begin + u64::from(len);
+    begin
 }
 
 /// Returns at how many multiples of `unit` a block of `len` bytes fits the region.

@@ -70,13 +70,13 @@ fn verify_needs_blocks_that_hold_data_and_do_not_overlap() {
     assert_eq!(message(&job), "verify cannot check randtrim: trimmed blocks hold no data");
     job.rw = Workload::RandWrite;
     job.validate().unwrap();
-    job.bs.write = split(&[(4096, 50.0), (8192, 50.0)]);
-    assert_eq!(
-        message(&job),
-        "verify needs one block size in a random workload: blocks would overlap"
-    );
-    job.rw = Workload::Write;
+    job.bs.read = BlockSizes::fixed(8192);
     job.validate().unwrap();
+    job.bs.write = split(&[(4096, 50.0), (8192, 50.0)]);
+    let overlap = "verify needs one block size: blocks of several sizes would overlap";
+    assert_eq!(message(&job), overlap);
+    job.rw = Workload::Write;
+    assert_eq!(message(&job), overlap);
 }
 
 #[test]

@@ -103,6 +103,34 @@ impl Scatter {
     }
 }
 
+/// A distribution of ranks.
+pub(super) trait Ranks {
+    /// Draws a rank from 0.
+    fn draw(&self, random: &mut Random) -> u64;
+}
+
+/// Ranks and where they lie.
+#[derive(Clone, Debug)]
+pub(super) struct Skew<D> {
+    ranks: D,
+    scatter: Scatter,
+}
+
+impl<D: Ranks> Skew<D> {
+    /// Draws a block.
+    #[inline]
+    pub(super) fn draw(&self, random: &mut Random) -> u64 {
+        self.scatter.apply(self.ranks.draw(random))
+    }
+}
+
+impl<D> Skew<D> {
+    /// Joins a distribution with the places of as many ranks.
+    pub(super) fn new(ranks: D, scatter: Scatter) -> Self {
+        Self { ranks, scatter }
+    }
+}
+
 /// Ranks with a probability proportional to `1 / (rank + 1)^theta`.
 ///
 /// Drawn by rejection-inversion (Hörmann and Derflinger, 1996), which is exact for every number of
@@ -132,19 +160,6 @@ impl Zipf {
         Self { area_first, area_last, sure, ..zipf }
     }
 
-    /// Draws a rank from 0.
-    #[inline]
-    pub(super) fn draw(&self, random: &mut Random) -> u64 {
-        loop {
-            let area = self.area_last + random.unit() * (self.area_first - self.area_last);
-            let point = self.inverse(area);
-            let rank = (point + 0.5).floor().clamp(1.0, self.blocks);
-            if rank - point <= self.sure || area >= self.area(rank + 0.5) - self.weight(rank) {
-                return rank as u64 - 1;
-            }
-        }
-    }
-
     fn weight(&self, point: f64) -> f64 {
         point.powf(-self.theta)
     }
@@ -156,6 +171,20 @@ impl Zipf {
 
     fn inverse(&self, area: f64) -> f64 {
         ((self.power * area).max(-1.0).ln_1p() / self.power).exp()
+    }
+}
+
+impl Ranks for Zipf {
+    #[inline]
+    fn draw(&self, random: &mut Random) -> u64 {
+        loop {
+            let area = self.area_last + random.unit() * (self.area_first - self.area_last);
+            let point = self.inverse(area);
+            let rank = (point + 0.5).floor().max(1.0).min(self.blocks);
+            if rank - point <= self.sure || area >= self.area(rank + 0.5) - self.weight(rank) {
+                return rank as u64 - 1;
+            }
+        }
     }
 }
 
@@ -171,10 +200,11 @@ impl Pareto {
     pub(super) fn new(blocks: u64, h: f64) -> Self {
         Self { blocks: blocks as f64, power: h.ln() / (1.0 - h).ln() }
     }
+}
 
-    /// Draws a rank from 0.
+impl Ranks for Pareto {
     #[inline]
-    pub(super) fn draw(&self, random: &mut Random) -> u64 {
+    fn draw(&self, random: &mut Random) -> u64 {
         let rank = (self.blocks * random.unit().powf(self.power)).floor();
         rank.min(self.blocks - 1.0) as u64
     }
