@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn no_two_options_share_a_name() {
     let mut names: Vec<_> = OPTIONS.iter().flat_map(OptionSpec::names).collect();
-    names.extend(NOT_SUPPORTED);
+    names.extend(NOT_SUPPORTED.split_whitespace());
     names.sort_unstable();
     let twice: Vec<_> = names.windows(2).filter(|pair| pair[0] == pair[1]).collect();
     assert!(twice.is_empty(), "{twice:?}");
