@@ -8,6 +8,7 @@ pub mod block;
 pub mod nvme;
 #[doc(hidden)]
 pub mod seed;
+pub mod soft;
 pub mod spec;
 pub mod transport;
 pub mod units;

@@ -1,0 +1,163 @@
+//! A completion queue and the submission queues that feed it: the unit of locking and of work.
+//!
+//! [`Group::serve`] is the hot loop: look at each tail once, execute up to a batch, post. It runs under
+//! the group's lock, which nobody contends for while each core has a group of its own.
+//! Neighbours: `queue` below, `io` for what commands mean, `controller` for whose turn it is.
+//! Invariant: everything that a command touches on its way is in the group or never written.
+#![forbid(unsafe_code)]
+
+use super::controller::Core;
+use super::counters::DeviceCounters;
+use super::data::Dma;
+use super::interposer::{CommandContext, Verdict};
+use super::io;
+use super::queue::{BadIndex, CompletionQueue, SubmissionQueue};
+use crate::spec::command::Command;
+use crate::spec::completion::{Completion, StatusField};
+use crate::spec::status::Status;
+use crate::units::QueueId;
+
+/// The most commands that one submission queue is served in one turn.
+const BATCH: u32 = 64;
+
+/// A completion queue and those who feed it.
+#[repr(align(128))]
+pub(super) struct Group {
+    pub(super) cq: CompletionQueue,
+    pub(super) sqs: Vec<SubmissionQueue>,
+    pub(super) work: Work,
+}
+
+/// What executing commands needs and leaves behind, apart from the queues.
+#[derive(Default)]
+pub(super) struct Work {
+    pub(super) dma: Dma,
+    pub(super) counters: DeviceCounters,
+}
+
+/// What became of a command.
+pub(super) enum Outcome {
+    /// It is to be completed, with dword 0 or a status.
+    Complete(Result<u32, Status>),
+    /// It is not, or not yet.
+    Silent,
+}
+
+impl Group {
+    pub(super) fn new(cq: CompletionQueue) -> Box<Self> {
+        Box::new(Self { cq, sqs: Vec::new(), work: Work::default() })
+    }
+
+    /// Gives each submission queue a turn and returns how many commands were executed.
+    #[inline]
+    pub(super) fn serve(&mut self, core: &Core) -> usize {
+        let Self { cq, sqs, work } = self;
+        sqs.iter_mut().map(|sq| turn(core, cq, sq, work)).sum()
+    }
+
+    /// Returns what was counted here.
+    pub(super) fn counters(&self) -> DeviceCounters {
+        let mut counters = self.work.counters.clone();
+        counters.dma_faults += self.work.dma.tlb.faults;
+        counters
+    }
+}
+
+/// Executes a batch of one submission queue.
+#[inline]
+fn turn(core: &Core, cq: &mut CompletionQueue, sq: &mut SubmissionQueue, work: &mut Work) -> usize {
+    let (batch, announced) = batch(core, cq, sq, work);
+    for left in (0..batch).rev() {
+        let command = sq.fetch();
+        if left > 0 && core.prefetches {
+            core.prefetch(sq.peek());
+        }
+        work.counters.io_commands.count(command.opcode);
+        if let Outcome::Complete(result) = decide(core, sq.id, work, &command) {
+            cq.post(completion(core, sq, work, &command, result));
+        }
+    }
+    if batch == announced {
+        sq.rest();
+    }
+    batch as usize
+}
+
+/// Returns how many commands to execute now, and how many there are.
+#[inline]
+pub(super) fn batch(
+    core: &Core,
+    cq: &mut CompletionQueue,
+    sq: &mut SubmissionQueue,
+    work: &mut Work,
+) -> (u32, u32) {
+    let (announced, news) = match sq.announced() {
+        Ok(found) => found,
+        Err(BadIndex(tail)) => return core.bad_doorbell(sq.id, tail),
+    };
+    work.counters.doorbells += u64::from(news);
+    if announced == 0 {
+        return (0, 0);
+    }
+    let wanted = announced.min(BATCH);
+    match cq.room(wanted) {
+        Ok(room) => (wanted.min(room), announced),
+        Err(BadIndex(head)) => core.bad_doorbell(cq.id, head),
+    }
+}
+
+/// Executes a command, unless somebody decides otherwise.
+#[inline]
+fn decide(core: &Core, queue: u16, work: &mut Work, command: &Command) -> Outcome {
+    if let Some(interposer) = &core.options.interposer {
+        let context = CommandContext { queue: QueueId(queue), command };
+        match interposer.on_command(&context) {
+            Verdict::Execute => {}
+            Verdict::Fail(status) => return Outcome::Complete(Err(status)),
+            Verdict::Drop => return Outcome::Silent,
+        }
+    }
+    Outcome::Complete(io::execute(core, work, command).map(|()| 0))
+}
+
+/// Makes the completion of a command.
+#[inline]
+pub(super) fn completion(
+    core: &Core,
+    sq: &SubmissionQueue,
+    work: &mut Work,
+    command: &Command,
+    result: Result<u32, Status>,
+) -> Completion {
+    let (dw0, status) = match result {
+        Ok(dw0) => (dw0, StatusField::new()),
+        Err(status) => (0, failure(core, sq, work, command, status)),
+    };
+    let (sq_head, sq_id, cid) = (sq.head(), sq.id, command.cid);
+    Completion { dw0, dw1: 0, sq_head, sq_id, cid, status }
+}
+
+/// Counts and logs a failed command, and makes the status field that says so.
+#[cold]
+fn failure(
+    core: &Core,
+    sq: &SubmissionQueue,
+    work: &mut Work,
+    command: &Command,
+    status: Status,
+) -> StatusField {
+    work.counters.failed += 1;
+    let field = status_field(status);
+    core.errors().record(sq.id, command, field);
+    field
+}
+
+/// Says that the error log has more, and that trying again is of no use unless it is.
+fn status_field(status: Status) -> StatusField {
+    let transient = status == Status::DATA_TRANSFER_ERROR || status == Status::WRITE_FAULT;
+    StatusField::new()
+        .with_sct(status.sct())
+        .with_sc(status.sc())
+        .with_more(true)
+        .with_dnr(!transient)
+}

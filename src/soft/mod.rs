@@ -1,0 +1,48 @@
+//! An NVMe controller in software, in this process, down to its registers.
+//!
+//! A driver reaches it through [`Transport`](crate::transport::Transport) like any other controller: it writes
+//! CC, rings doorbells, and reads completions in its own memory. It is stricter than hardware is: reserved
+//! fields that are set, pages that are misaligned, and accesses outside the mapped memory are errors.
+//!
+//! ```text
+//!   Controller     registers, the thread if there is one          (control, rare)
+//!    └ Core           namespaces, IOMMU, doorbells, settings
+//!       └ Group          a completion queue and its submission queues, under one lock: one core's work
+//!          ├ queue          rings and indices
+//!          ├ io             what an opcode does    ── namespace ── media (RAM, file, nothing)
+//!          └ data           PRPs and SGLs          ── iommu (a few compares on a hit)
+//! ```
+//!
+//! `inline` the host's poll gives it turns, on a `thread` it serves itself, `stepped` a test does. It shares
+//! the layouts of [`spec`](crate::spec) with the driver and no logic, so that their agreement means something.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod controller;
+mod counters;
+mod data;
+mod events;
+mod features;
+mod group;
+mod identify;
+mod interposer;
+mod interval;
+mod io;
+mod iommu;
+mod logs;
+mod media;
+mod namespace;
+mod options;
+mod queue;
+mod registers;
+mod shadow;
+#[cfg(test)]
+mod tests;
+mod thread;
+
+pub use controller::Controller;
+pub use counters::{DeviceCounters, OpcodeCounts};
+pub use events::Event;
+pub use interposer::{CommandContext, Interposer, Verdict};
+pub use logs::SmartOverrides;
+pub use options::{Execution, MediaOptions, NamespaceOptions, Options, SoftError};

@@ -1,0 +1,182 @@
+//! A namespace: a medium cut into logical blocks, and the blocks that are spoilt.
+//!
+//! [`Namespace::range`] turns blocks into bytes and is the one place where they are held against the
+//! capacity. `io` reads and writes through it, `admin` formats it, `identify` describes it.
+//! Invariant: a [`Range`] lies within the medium as it is formatted now.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::interval::IntervalSet;
+use super::media::Media;
+use super::options::{NamespaceOptions, SoftError};
+use crate::dma::Span;
+use crate::spec::status::Status;
+use crate::units::LbaSize;
+
+/// A medium cut into logical blocks.
+pub(super) struct Namespace {
+    media: Media,
+    /// Base-two logarithm of the block; changed by Format NVM while every queue is held.
+    shift: AtomicU8,
+    /// Whether `spoilt` has anything in it, so that a read need not lock to know.
+    any_spoilt: AtomicBool,
+    spoilt: Mutex<IntervalSet>,
+}
+
+/// A range of bytes that lies within the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    /// First byte.
+    pub(super) offset: u64,
+    /// Bytes.
+    pub(super) len: u64,
+}
+
+impl Namespace {
+    /// Opens the medium.
+    pub(super) fn open(options: &NamespaceOptions) -> Result<Self, SoftError> {
+        let media = Media::open(&options.media)?;
+        let (bytes, block) = (media.bytes(), options.lba_size.bytes());
+        if bytes == 0 || !options.lba_size.divides(bytes) {
+            return Err(SoftError::Capacity { bytes, block });
+        }
+        Ok(Self {
+            media,
+            shift: AtomicU8::new(options.lba_size.shift()),
+            any_spoilt: AtomicBool::new(false),
+            spoilt: Mutex::default(),
+        })
+    }
+
+    /// Returns the base-two logarithm of the block.
+    #[inline]
+    pub(super) fn shift(&self) -> u8 {
+        self.shift.load(Ordering::Relaxed)
+    }
+
+    /// Returns the capacity in blocks.
+    #[inline]
+    pub(super) fn blocks(&self) -> u64 {
+        self.media.bytes() >> self.shift()
+    }
+
+    /// Returns the medium.
+    #[inline]
+    pub(super) fn media(&self) -> &Media {
+        &self.media
+    }
+
+    /// Returns the bytes of `count` blocks from `first`.
+    #[inline]
+    pub(super) fn range(&self, first: u64, count: u64) -> Result<Range, Status> {
+        match first.checked_add(count) {
+            Some(end) if end <= self.blocks() => {
+                let shift = self.shift();
+                Ok(Range { offset: first << shift, len: count << shift })
+            }
+            _ => Err(Status::LBA_OUT_OF_RANGE),
+        }
+    }
+
+    /// Reads part of a range.
+    #[inline]
+    pub(super) fn read(&self, offset: u64, to: Span<'_>) -> Result<(), Status> {
+        self.media.read(offset, to).map_err(|error| unreadable(&error))
+    }
+
+    /// Writes part of a range.
+    #[inline]
+    pub(super) fn write(&self, offset: u64, from: Span<'_>) -> Result<(), Status> {
+        self.media.write(offset, from).map_err(|error| unwritable(&error))
+    }
+
+    /// Says whether part of a range holds these bytes.
+    pub(super) fn equals(&self, offset: u64, with: Span<'_>) -> Result<bool, Status> {
+        self.media.equals(offset, with).map_err(|error| unreadable(&error))
+    }
+
+    /// Reads a range and lets the bytes go.
+    pub(super) fn verify(&self, range: Range) -> Result<(), Status> {
+        self.refuse_spoilt(range)?;
+        self.media.verify(range.offset, range.len).map_err(|error| unreadable(&error))
+    }
+
+    /// Zeroes a range.
+    pub(super) fn zero(&self, range: Range) -> Result<(), Status> {
+        self.heal(range);
+        self.media.zero(range.offset, range.len).map_err(|error| unwritable(&error))
+    }
+
+    /// Copies a range to another offset.
+    pub(super) fn copy(&self, from: Range, to: u64) -> Result<(), Status> {
+        self.media.copy(from.offset, to, from.len).map_err(|error| unwritable(&error))
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn flush(&self) -> Result<(), Status> {
+        self.media.flush().map_err(|error| unwritable(&error))
+    }
+
+    /// Fails if any block of the range was made unreadable.
+    #[inline]
+    pub(super) fn refuse_spoilt(&self, range: Range) -> Result<(), Status> {
+        if self.any_spoilt.load(Ordering::Acquire) { self.look_for_spoilt(range) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn look_for_spoilt(&self, range: Range) -> Result<(), Status> {
+        if self.lock_spoilt().meets(range.offset, range.offset + range.len) {
+            Err(Status::UNRECOVERED_READ_ERROR)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes a range unreadable until it is written.
+    pub(super) fn spoil(&self, range: Range) {
+        let mut spoilt = self.lock_spoilt();
+        spoilt.insert(range.offset, range.offset + range.len);
+        self.any_spoilt.store(true, Ordering::Release);
+    }
+
+    /// Makes a range readable, since it is being written.
+    #[inline]
+    pub(super) fn heal(&self, range: Range) {
+        if self.any_spoilt.load(Ordering::Acquire) {
+            self.heal_spoilt(range);
+        }
+    }
+
+    #[cold]
+    fn heal_spoilt(&self, range: Range) {
+        let mut spoilt = self.lock_spoilt();
+        spoilt.remove(range.offset, range.offset + range.len);
+        self.any_spoilt.store(!spoilt.is_empty(), Ordering::Release);
+    }
+
+    /// Erases everything and cuts the medium anew. The caller holds every queue.
+    pub(super) fn format(&self, size: LbaSize) -> Result<(), Status> {
+        self.zero(Range { offset: 0, len: self.media.bytes() })?;
+        self.shift.store(size.shift(), Ordering::Release);
+        self.flush()
+    }
+
+    fn lock_spoilt(&self) -> MutexGuard<'_, IntervalSet> {
+        self.spoilt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cold]
+fn unreadable(error: &io::Error) -> Status {
+    tracing::warn!(%error, "medium cannot be read");
+    Status::UNRECOVERED_READ_ERROR
+}
+
+#[cold]
+fn unwritable(error: &io::Error) -> Status {
+    tracing::warn!(%error, "medium cannot be written");
+    Status::WRITE_FAULT
+}

@@ -1,0 +1,256 @@
+//! What a software controller is made of, and why one could not be made.
+//!
+//! [`Options`] describe a controller, [`NamespaceOptions`] one of its namespaces, [`MediaOptions`] what
+//! holds the data. All of it is checked once, in `Controller::new`; afterwards nothing here changes.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::interposer::Interposer;
+use crate::units::LbaSize;
+
+/// What a controller is made of.
+#[derive(Clone)]
+pub struct Options {
+    /// The namespaces, from namespace id 1.
+    pub namespaces: Vec<NamespaceOptions>,
+    /// Whose time the controller lives on.
+    pub execution: Execution,
+    /// The most bytes of one command, a power of two and a multiple of 4096; `None` for no limit.
+    pub mdts: Option<u32>,
+    /// The most entries of one queue, 2 to 65536 (CAP.MQES).
+    pub max_queue_entries: u32,
+    /// I/O queue pairs on offer, 1 to 65534.
+    pub max_queues: u16,
+    /// Blocks between the boundaries that commands had better not cross; 0 for none (NOIOB).
+    pub noiob: u32,
+    /// Blocks that are written whole or not at all at a power cut, at least 1 (AWUPF).
+    pub awupf_blocks: u32,
+    /// Whether data may be described by SGLs.
+    pub sgl: bool,
+    /// Whether doorbells may be shadowed in memory (Doorbell Buffer Config).
+    pub shadow_doorbells: bool,
+    /// Whether completed writes may be lost at a power cut until a flush. Without one, a write to a
+    /// file is on the disk before it completes.
+    pub volatile_write_cache: bool,
+    /// CAP.DSTRD: doorbells are `4 << stride` bytes apart. At 4 and more, two cores never share a cache line.
+    pub doorbell_stride: u8,
+    /// How long the controller takes to become ready.
+    pub ready_delay: Duration,
+    /// Model number, up to 40 printable ASCII characters.
+    pub model: String,
+    /// Serial number, up to 20.
+    pub serial: String,
+    /// Firmware revision, up to 8.
+    pub firmware: String,
+    /// Who may decide otherwise about each I/O command.
+    pub interposer: Option<Arc<dyn Interposer>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            namespaces: vec![NamespaceOptions::default()],
+            execution: Execution::Inline,
+            mdts: Some(1 << 20),
+            max_queue_entries: 65_536,
+            max_queues: 64,
+            noiob: 0,
+            awupf_blocks: 1,
+            sgl: true,
+            shadow_doorbells: false,
+            volatile_write_cache: true,
+            doorbell_stride: 4,
+            ready_delay: Duration::ZERO,
+            model: "udirect software controller".into(),
+            serial: "UD0001".into(),
+            firmware: "1.0".into(),
+            interposer: None,
+        }
+    }
+}
+
+/// What a namespace is made of.
+#[derive(Clone, Debug)]
+pub struct NamespaceOptions {
+    /// The size of one logical block.
+    pub lba_size: LbaSize,
+    /// What holds the data.
+    pub media: MediaOptions,
+}
+
+impl Default for NamespaceOptions {
+    fn default() -> Self {
+        Self { lba_size: LbaSize::B4096, media: MediaOptions::Ram { bytes: 64 << 20 } }
+    }
+}
+
+/// What holds the data of a namespace.
+#[derive(Clone, Debug)]
+pub enum MediaOptions {
+    /// Memory of this process; gone with the controller.
+    Ram {
+        /// Capacity.
+        bytes: u64,
+    },
+    /// A sparse file, locked for as long as the controller lives.
+    File {
+        /// Where it is; made if it does not exist and a capacity is given.
+        path: PathBuf,
+        /// Capacity; `None` for the length of the file.
+        bytes: Option<u64>,
+    },
+    /// Nothing: commands are checked and answered, and no data moves.
+    Null {
+        /// Capacity.
+        bytes: u64,
+    },
+}
+
+/// Whose time a controller lives on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// The host's: each queue is served by the host's own pump.
+    Inline,
+    /// A thread of its own that serves every queue.
+    Thread,
+    /// The test's: queues are served when `Controller::step` is called.
+    Stepped,
+}
+
+/// Why a controller could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SoftError {
+    /// A number outside what the controller or the standard allows.
+    #[error("{what} is {value}, outside {least}..={most}")]
+    Option {
+        /// Which option.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+        /// The least that is allowed.
+        least: u64,
+        /// The most.
+        most: u64,
+    },
+    /// A text that is too long for its field or not printable ASCII.
+    #[error("{what} {text:?} is not 1 to {most} printable ASCII characters")]
+    Text {
+        /// Which option.
+        what: &'static str,
+        /// The text.
+        text: String,
+        /// The most characters.
+        most: usize,
+    },
+    /// A transfer limit that is not a power of two.
+    #[error("mdts is {0} bytes, not a power of two of at least 4096")]
+    Mdts(u32),
+    /// A capacity that is not a whole number of blocks.
+    #[error("{bytes} bytes are not a multiple of the logical block of {block} bytes")]
+    Capacity {
+        /// The capacity.
+        bytes: u64,
+        /// The block.
+        block: u32,
+    },
+    /// There is not so much memory.
+    #[error("cannot map {bytes} bytes")]
+    Memory {
+        /// Bytes asked for.
+        bytes: u64,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The file cannot be opened for reading and writing.
+    #[error("cannot open {} for reading and writing", path.display())]
+    Open {
+        /// Where it is.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The path leads to something that is not a regular file.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// Another process, or another controller of this one, has the file.
+    #[error("{} is locked by another process or controller", path.display())]
+    Locked {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The file is shorter than the capacity asked for.
+    #[error("{} has {have} bytes, fewer than the {want} of the namespace", path.display())]
+    TooSmall {
+        /// Where it is.
+        path: PathBuf,
+        /// Its length.
+        have: u64,
+        /// The capacity.
+        want: u64,
+    },
+    /// The file can be neither locked nor sized.
+    #[error("cannot prepare {}", path.display())]
+    Prepare {
+        /// Where it is.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// The most I/O queue pairs: queue ids are 16 bits, 0 is the admin queue and counts travel one less.
+const QUEUES_MAX: u64 = 65_534;
+
+/// The largest CAP.DSTRD that is offered: with all queues the doorbells take 512 MiB of addresses then.
+const STRIDE_MAX: u64 = 10;
+
+impl Options {
+    /// Checks every number and text; media are checked when they are opened.
+    pub(super) fn check(&self) -> Result<(), SoftError> {
+        within("the number of namespaces", self.namespaces.len() as u64, 1, 1024)?;
+        within("max_queue_entries", self.max_queue_entries.into(), 2, 65_536)?;
+        within("noiob", self.noiob.into(), 0, u16::MAX.into())?;
+        within("awupf_blocks", self.awupf_blocks.into(), 1, 65_536)?;
+        within("doorbell_stride", self.doorbell_stride.into(), 0, STRIDE_MAX)?;
+        within("max_queues", self.max_queues.into(), 1, self.queues_max())?;
+        within("ready_delay in ms", self.ready_delay.as_millis() as u64, 0, 127_500)?;
+        text("model", &self.model, 40)?;
+        text("serial", &self.serial, 20)?;
+        text("firmware", &self.firmware, 8)?;
+        match self.mdts {
+            Some(bytes) if !bytes.is_power_of_two() || bytes < 4096 => Err(SoftError::Mdts(bytes)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns how many queue pairs have room: shadows of all doorbells have to fit a page.
+    fn queues_max(&self) -> u64 {
+        let pair_bytes = 8 << self.doorbell_stride;
+        if self.shadow_doorbells { (4096_u64 / pair_bytes).saturating_sub(1) } else { QUEUES_MAX }
+    }
+}
+
+fn within(what: &'static str, value: u64, least: u64, most: u64) -> Result<(), SoftError> {
+    if (least..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err(SoftError::Option { what, value, least, most })
+    }
+}
+
+fn text(what: &'static str, text: &str, most: usize) -> Result<(), SoftError> {
+    let printable = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if printable && (1..=most).contains(&text.len()) {
+        Ok(())
+    } else {
+        Err(SoftError::Text { what, text: text.into(), most })
+    }
+}
