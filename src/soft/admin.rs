@@ -16,7 +16,7 @@ use super::iommu::Purpose;
 use super::logs;
 use super::options::Options;
 use super::queue::{CompletionQueue, SubmissionQueue};
-use crate::spec::command::{AdminOpcode, Command};
+use crate::spec::command::{AdminOpcode, Cns, Command};
 use crate::spec::completion::{Completion, StatusField};
 use crate::spec::feature::{FeatureId, Select};
 use crate::spec::log::{CriticalWarning, LogPage};
@@ -71,8 +71,7 @@ impl Admin {
             return;
         }
         if let Some(cid) = self.aborted.pop() {
-            let status = Status::COMMAND_ABORT_REQUESTED;
-            let field = StatusField::new().with_sct(status.sct()).with_sc(status.sc());
+            let field = StatusField::new().with_code(Status::ABORT_REQUESTED);
             told.push((cid, 0, field));
         } else if let Some(event) =
             core.events.take(self.features.events(), |kind| self.masks(kind))
@@ -116,10 +115,10 @@ impl Admin {
         opcode: AdminOpcode,
     ) -> Result<u32, Status> {
         match opcode {
-            AdminOpcode::CREATE_IO_CQ => self.create_completion_queue(core, command),
-            AdminOpcode::CREATE_IO_SQ => self.create_submission_queue(core, command),
-            AdminOpcode::DELETE_IO_CQ => delete_completion_queue(core, command),
-            AdminOpcode::DELETE_IO_SQ => delete_submission_queue(core, command),
+            AdminOpcode::CREATE_COMPLETION_QUEUE => self.create_completion_queue(core, command),
+            AdminOpcode::CREATE_SUBMISSION_QUEUE => self.create_submission_queue(core, command),
+            AdminOpcode::DELETE_COMPLETION_QUEUE => delete_completion_queue(core, command),
+            AdminOpcode::DELETE_SUBMISSION_QUEUE => delete_submission_queue(core, command),
             AdminOpcode::IDENTIFY => identify(core, work, command),
             AdminOpcode::GET_LOG_PAGE => self.get_log_page(core, work, command),
             AdminOpcode::SET_FEATURES => self.set_features(core, command),
@@ -137,7 +136,7 @@ impl Admin {
     fn create_completion_queue(&self, core: &Core, command: &Command) -> Result<u32, Status> {
         let asked = QueueRequest::parse(core, command, self.features.queues().1)?;
         if core.group(asked.id).is_some() {
-            return Err(Status::INVALID_QUEUE_IDENTIFIER);
+            return Err(Status::INVALID_QUEUE_ID);
         }
         // CDW11: PC, IEN, IV.
         if command.cdw11 & 0xfffc != 0 || command.cdw12 != 0 {
@@ -153,7 +152,7 @@ impl Admin {
     fn create_submission_queue(&self, core: &Core, command: &Command) -> Result<u32, Status> {
         let asked = QueueRequest::parse(core, command, self.features.queues().0)?;
         if core.group_of(asked.id).is_some() {
-            return Err(Status::INVALID_QUEUE_IDENTIFIER);
+            return Err(Status::INVALID_QUEUE_ID);
         }
         // CDW11: PC, QPRIO, CQID; CDW12: the NVM set, of which there is none.
         if command.cdw11 & 0xfff8 != 0 || command.cdw12 != 0 {
@@ -161,10 +160,10 @@ impl Admin {
         }
         let completions = (command.cdw11 >> 16) as u16;
         if completions == 0 || completions > core.options.max_queues {
-            return Err(Status::INVALID_QUEUE_IDENTIFIER);
+            return Err(Status::INVALID_QUEUE_ID);
         }
         let mut slot = core.group(completions);
-        let group = slot.as_deref_mut().ok_or(Status::COMPLETION_QUEUE_INVALID)?;
+        let group = slot.as_deref_mut().ok_or(Status::INVALID_COMPLETION_QUEUE)?;
         let made = core.make_submission_queue(group, asked.id, asked.entries, asked.iova);
         made.map(|()| 0).ok_or(Status::DATA_TRANSFER_ERROR)
     }
@@ -239,7 +238,7 @@ impl Admin {
 
     fn request_event(&mut self, command: &Command) -> Outcome {
         if self.requests.len() == EVENT_REQUESTS_MAX {
-            return Outcome::Complete(Err(Status::ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED));
+            return Outcome::Complete(Err(Status::EVENT_REQUEST_LIMIT_EXCEEDED));
         }
         self.requests.push_back(command.cid);
         Outcome::Silent
@@ -273,13 +272,13 @@ impl QueueRequest {
         let (id, entries) = (command.cdw10 as u16, (command.cdw10 >> 16) + 1);
         let [iova, reserved] = command.dptr;
         if id == 0 || u32::from(id) > granted.min(core.options.max_queues.into()) {
-            return Err(Status::INVALID_QUEUE_IDENTIFIER);
+            return Err(Status::INVALID_QUEUE_ID);
         }
         if entries < 2 || entries > core.options.max_queue_entries {
             return Err(Status::INVALID_QUEUE_SIZE);
         }
         if !iova.is_multiple_of(4096) {
-            return Err(Status::PRP_OFFSET_INVALID);
+            return Err(Status::INVALID_PRP_OFFSET);
         }
         // Queues are contiguous (CAP.CQR), and CC says how large their entries are.
         if command.cdw11 & 1 == 0 || reserved != 0 || !core.entries_are_sized() {
@@ -291,9 +290,9 @@ impl QueueRequest {
 
 fn delete_submission_queue(core: &Core, command: &Command) -> Result<u32, Status> {
     let id = deleted(command)?;
-    let group = core.group_of(id).ok_or(Status::INVALID_QUEUE_IDENTIFIER)?;
+    let group = core.group_of(id).ok_or(Status::INVALID_QUEUE_ID)?;
     let mut slot = core.group(group);
-    let group = slot.as_deref_mut().ok_or(Status::INVALID_QUEUE_IDENTIFIER)?;
+    let group = slot.as_deref_mut().ok_or(Status::INVALID_QUEUE_ID)?;
     core.drop_submission_queue(group, id);
     Ok(0)
 }
@@ -301,11 +300,11 @@ fn delete_submission_queue(core: &Core, command: &Command) -> Result<u32, Status
 fn delete_completion_queue(core: &Core, command: &Command) -> Result<u32, Status> {
     let id = deleted(command)?;
     if id > core.options.max_queues {
-        return Err(Status::INVALID_QUEUE_IDENTIFIER);
+        return Err(Status::INVALID_QUEUE_ID);
     }
     let mut slot = core.group(id);
     match slot.as_deref() {
-        None => Err(Status::INVALID_QUEUE_IDENTIFIER),
+        None => Err(Status::INVALID_QUEUE_ID),
         Some(group) if !group.sqs.is_empty() => Err(Status::INVALID_QUEUE_DELETION),
         Some(_) => {
             core.drop_group(&mut slot);
@@ -317,13 +316,13 @@ fn delete_completion_queue(core: &Core, command: &Command) -> Result<u32, Status
 /// Returns the I/O queue that is to be deleted.
 fn deleted(command: &Command) -> Result<u16, Status> {
     match command.cdw10 {
-        0 => Err(Status::INVALID_QUEUE_IDENTIFIER),
+        0 => Err(Status::INVALID_QUEUE_ID),
         id => u16::try_from(id).map_err(|_| Status::INVALID_FIELD),
     }
 }
 
 fn identify(core: &Core, work: &mut Work, command: &Command) -> Result<u32, Status> {
-    let (cns, csi) = (command.cdw10 as u8, (command.cdw11 >> 24) as u8);
+    let (cns, csi) = (Cns(command.cdw10 as u8), (command.cdw11 >> 24) as u8);
     // CNTID and CNSSID select nothing in these structures.
     if command.cdw10 & !0xff != 0 || command.cdw11 & 0xff_ffff != 0 || command.cdw14 != 0 {
         return Err(Status::INVALID_FIELD);
@@ -385,6 +384,6 @@ fn check(command: &Command) -> Result<(), Status> {
 fn check_feature_scope(command: &Command) -> Result<(), Status> {
     match command.nsid {
         0 | u32::MAX => Ok(()),
-        _ => Err(Status::FEATURE_NOT_NAMESPACE_SPECIFIC),
+        _ => Err(Status::FEATURE_NOT_PER_NAMESPACE),
     }
 }

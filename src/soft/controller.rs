@@ -285,7 +285,7 @@ impl Core {
     pub(super) fn namespace(&self, nsid: u32) -> Result<&Namespace, Status> {
         // Id 0 wraps to a place that is never there.
         let found = self.namespaces.get((nsid as usize).wrapping_sub(1));
-        found.ok_or(Status::INVALID_NAMESPACE_OR_FORMAT)
+        found.ok_or(Status::INVALID_NAMESPACE)
     }
 
     /// Asks for the memory that a command will read, from its words 0 and 5.
@@ -416,7 +416,8 @@ impl Core {
     /// Returns where in the doorbells a register offset lies, if one lies there.
     fn doorbell_place(&self, offset: u32) -> Option<usize> {
         let at = usize::try_from(offset).ok()?.checked_sub(PAGE_BYTES)?;
-        at.is_multiple_of(4 << self.options.doorbell_stride).then_some(at)
+        let (stride, count) = (4 << self.options.doorbell_stride, 2 * self.slots.len());
+        (at.is_multiple_of(stride) && at / stride < count).then_some(at)
     }
 
     /// Reports a doorbell that announces what cannot be; nothing is served then.

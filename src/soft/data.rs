@@ -9,7 +9,8 @@
 use core::sync::atomic::Ordering;
 
 use super::iommu::{Fault, Iommu, Purpose, Tlb};
-use crate::spec::command::Command;
+use crate::spec::command::{Command, PSDT_PRP, PSDT_SGL};
+use crate::spec::sgl::{SUBTYPE_ADDRESS, SglDescriptor, SglType};
 use crate::spec::status::Status;
 
 /// The memory page: CC.MPS is 0 and nothing else is accepted.
@@ -17,6 +18,9 @@ const PAGE: u64 = 4096;
 
 /// The most segments of one SGL, so that a chain that bites its tail ends.
 const SEGMENTS_MAX: u32 = 4096;
+
+/// The size of a descriptor.
+const DESCRIPTOR_BYTES: u32 = size_of::<SglDescriptor>() as u32;
 
 /// Memory that is adjacent for the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,8 +108,8 @@ impl Dma {
         self.runs.clear();
         let mut walk = Walk { tlb: &mut self.tlb, iommu, runs: &mut self.runs, rest: len };
         match command.flags.psdt() {
-            0 => walk.prps(command.dptr),
-            1 => walk.sgl(command.dptr, purpose),
+            PSDT_PRP => walk.prps(command.dptr),
+            PSDT_SGL => walk.sgl(command.dptr, purpose),
             _ => Err(Status::INVALID_FIELD),
         }
     }
@@ -116,7 +120,7 @@ impl Dma {
 fn straight(command: &Command, len: u64) -> Option<Run> {
     let [prp1, prp2] = command.dptr;
     let offset = prp1 & (PAGE - 1);
-    let (plain, end) = (command.flags.psdt() == 0 && prp1 & 3 == 0, offset + len);
+    let (plain, end) = (command.flags.psdt() == PSDT_PRP && prp1 & 3 == 0, offset + len);
     let one = end <= PAGE && prp2 == 0;
     let two = end > PAGE && end <= 2 * PAGE && prp2 == (prp1 - offset).wrapping_add(PAGE);
     (plain && (one || two)).then_some(Run { iova: prp1, len, discard: false })
@@ -167,7 +171,7 @@ impl Walk<'_> {
     /// Walks PRP entries (NVMe Base 2.0, 4.1.1).
     fn prps(&mut self, [prp1, prp2]: [u64; 2]) -> Result<(), Status> {
         if prp1 & 3 != 0 {
-            return Err(Status::PRP_OFFSET_INVALID);
+            return Err(Status::INVALID_PRP_OFFSET);
         }
         self.push(prp1, self.rest.min(PAGE - prp1 % PAGE));
         match self.rest {
@@ -182,7 +186,7 @@ impl Walk<'_> {
     /// Adds one entry that is not the first.
     fn page(&mut self, entry: u64) -> Result<(), Status> {
         if !entry.is_multiple_of(PAGE) {
-            return Err(Status::PRP_OFFSET_INVALID);
+            return Err(Status::INVALID_PRP_OFFSET);
         }
         self.push(entry, self.rest.min(PAGE));
         Ok(())
@@ -191,13 +195,13 @@ impl Walk<'_> {
     /// Walks a chain of PRP lists. Only the first may begin within a page.
     fn lists(&mut self, first: u64) -> Result<(), Status> {
         if !first.is_multiple_of(8) {
-            return Err(Status::PRP_OFFSET_INVALID);
+            return Err(Status::INVALID_PRP_OFFSET);
         }
         let mut next = Some(first);
         while let Some(list) = next {
             next = self.list(list)?;
             if next.is_some_and(|next| !next.is_multiple_of(PAGE)) {
-                return Err(Status::PRP_OFFSET_INVALID);
+                return Err(Status::INVALID_PRP_OFFSET);
             }
         }
         Ok(())
@@ -230,7 +234,7 @@ impl Walk<'_> {
 
     /// Walks an SGL (NVMe Base 2.0, 4.1.2), from the descriptor in the command.
     fn sgl(&mut self, first: [u64; 2], purpose: Purpose) -> Result<(), Status> {
-        let mut segment = match Descriptor::parse(first)? {
+        let mut segment = match Descriptor::parse(zerocopy::transmute!(first))? {
             Descriptor::Segment(segment) => Some(segment),
             data => self.descriptor(data, purpose).map(|()| None)?,
         };
@@ -238,40 +242,40 @@ impl Walk<'_> {
         while let Some(here) = segment {
             segments += 1;
             if segments > SEGMENTS_MAX {
-                return Err(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS);
+                return Err(Status::INVALID_SGL_COUNT);
             }
             segment = self.segment(here, purpose)?;
         }
-        if self.rest == 0 { Ok(()) } else { Err(Status::DATA_SGL_LENGTH_INVALID) }
+        if self.rest == 0 { Ok(()) } else { Err(Status::INVALID_SGL_LENGTH) }
     }
 
     /// Walks one segment and returns the next.
     fn segment(&mut self, here: Segment, purpose: Purpose) -> Result<Option<Segment>, Status> {
-        let count = here.len / 16;
+        let count = here.len / DESCRIPTOR_BYTES;
         for index in 0..count {
-            let raw = self.fetch(here.iova.wrapping_add(u64::from(index) * 16))?;
+            let at = u64::from(index) * u64::from(DESCRIPTOR_BYTES);
+            let raw = self.fetch(here.iova.wrapping_add(at))?;
             match Descriptor::parse(raw)? {
                 Descriptor::Segment(_) if here.last => {
-                    return Err(Status::INVALID_SGL_SEGMENT_DESCRIPTOR);
+                    return Err(Status::INVALID_SGL_SEGMENT);
                 }
                 Descriptor::Segment(next) if index + 1 == count => return Ok(Some(next)),
-                Descriptor::Segment(_) => return Err(Status::INVALID_NUMBER_OF_SGL_DESCRIPTORS),
+                Descriptor::Segment(_) => return Err(Status::INVALID_SGL_COUNT),
                 data => self.descriptor(data, purpose)?,
             }
         }
         // A segment that is not the last ends in a segment descriptor.
-        if here.last { Ok(None) } else { Err(Status::INVALID_SGL_SEGMENT_DESCRIPTOR) }
+        if here.last { Ok(None) } else { Err(Status::INVALID_SGL_SEGMENT) }
     }
 
-    fn fetch(&mut self, iova: u64) -> Result<[u64; 2], Status> {
-        let mut raw = [0; 16];
+    fn fetch(&mut self, iova: u64) -> Result<SglDescriptor, Status> {
+        let mut raw = [0; DESCRIPTOR_BYTES as usize];
         let span = self.tlb.reach(self.iommu, iova, raw.len(), Purpose::List)?;
         if span.len() < raw.len() {
             return Err(Fault.into());
         }
         span.read_into(&mut raw);
-        let raw = u128::from_le_bytes(raw);
-        Ok([raw as u64, (raw >> 64) as u64])
+        Ok(zerocopy::transmute!(raw))
     }
 
     /// Adds the bytes of one descriptor.
@@ -281,10 +285,10 @@ impl Walk<'_> {
             // For data from the host, a bucket has no bytes whatever its length says.
             Descriptor::BitBucket { .. } if purpose == Purpose::FromHost => return Ok(()),
             Descriptor::BitBucket { len } => (0, u64::from(len), true),
-            Descriptor::Segment(_) => return Err(Status::INVALID_SGL_SEGMENT_DESCRIPTOR),
+            Descriptor::Segment(_) => return Err(Status::INVALID_SGL_SEGMENT),
         };
         if len > self.rest {
-            return Err(Status::DATA_SGL_LENGTH_INVALID);
+            return Err(Status::INVALID_SGL_LENGTH);
         }
         match (len, discard) {
             (0, _) => {}
@@ -315,24 +319,30 @@ enum Descriptor {
 }
 
 impl Descriptor {
-    /// Parses the two words of a descriptor (NVMe Base 2.0, Figures 90 to 96).
-    fn parse([iova, rest]: [u64; 2]) -> Result<Self, Status> {
-        let (len, reserved, subtype, kind) =
-            (rest as u32, (rest >> 32) & 0xff_ffff, (rest >> 56) & 0xf, rest >> 60);
-        if subtype != 0 {
-            return Err(Status::SGL_DESCRIPTOR_TYPE_INVALID);
+    /// Understands a descriptor (NVMe Base 2.0, 4.1.2.1).
+    fn parse(raw: SglDescriptor) -> Result<Self, Status> {
+        let (iova, len) = (raw.address, raw.len);
+        if raw.subtype() != SUBTYPE_ADDRESS {
+            return Err(Status::INVALID_SGL_TYPE);
         }
-        if reserved != 0 {
+        if raw.reserved != [0; 3] {
             return Err(Status::INVALID_FIELD);
         }
-        match kind {
-            0 => Ok(Self::Data { iova, len }),
-            1 => Ok(Self::BitBucket { len }),
-            2 | 3 if len == 0 || !len.is_multiple_of(16) => {
-                Err(Status::INVALID_SGL_SEGMENT_DESCRIPTOR)
-            }
-            2 | 3 => Ok(Self::Segment(Segment { iova, len, last: kind == 3 })),
-            _ => Err(Status::SGL_DESCRIPTOR_TYPE_INVALID),
+        match raw.kind() {
+            SglType::DATA_BLOCK => Ok(Self::Data { iova, len }),
+            SglType::BIT_BUCKET => Ok(Self::BitBucket { len }),
+            SglType::SEGMENT => Segment::parse(iova, len, false),
+            SglType::LAST_SEGMENT => Segment::parse(iova, len, true),
+            _ => Err(Status::INVALID_SGL_TYPE),
         }
+    }
+}
+
+impl Segment {
+    fn parse(iova: u64, len: u32, last: bool) -> Result<Descriptor, Status> {
+        if len == 0 || !len.is_multiple_of(DESCRIPTOR_BYTES) {
+            return Err(Status::INVALID_SGL_SEGMENT);
+        }
+        Ok(Descriptor::Segment(Self { iova, len, last }))
     }
 }

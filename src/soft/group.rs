@@ -155,9 +155,5 @@ fn failure(
 /// Says that the error log has more, and that trying again is of no use unless it is.
 fn status_field(status: Status) -> StatusField {
     let transient = status == Status::DATA_TRANSFER_ERROR || status == Status::WRITE_FAULT;
-    StatusField::new()
-        .with_sct(status.sct())
-        .with_sc(status.sc())
-        .with_more(true)
-        .with_dnr(!transient)
+    StatusField::new().with_code(status).with_more(true).with_dnr(!transient)
 }

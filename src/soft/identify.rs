@@ -12,6 +12,7 @@ use super::io::{COPY_BLOCKS_MAX, COPY_RANGE_BLOCKS_MAX, COPY_RANGES_MAX};
 use super::logs::ERRORS_MAX;
 use super::namespace::Namespace;
 use super::registers::VERSION;
+use crate::spec::command::Cns;
 use crate::spec::identify::{
     ActiveNamespaceList, ControllerType, Dlfeat, EntrySize, Flbas, Frmw, IdentifyController,
     IdentifyNamespace, IdentifyNvmController, LbaFormat, Lpa, NamespaceIdDescriptor,
@@ -40,16 +41,18 @@ pub(super) const FORMATS: [LbaSize; 8] = {
 pub(super) const EVENT_REQUESTS_MAX: usize = 8;
 
 /// Answers one Identify.
-pub(super) fn page(core: &Core, cns: u8, csi: u8, nsid: u32) -> Result<Page, Status> {
+pub(super) fn page(core: &Core, cns: Cns, csi: u8, nsid: u32) -> Result<Page, Status> {
     match (cns, csi) {
-        (0x00 | 0x11, 0) => namespace(core, nsid),
-        (0x01, 0) => unnamed(nsid).map(|()| bytes(&controller(core))),
-        (0x02 | 0x10, 0) => list(core, nsid),
-        (0x03, 0) => identifiers(core, nsid),
+        (Cns::NAMESPACE | Cns::ALLOCATED_NAMESPACE, 0) => namespace(core, nsid),
+        (Cns::CONTROLLER, 0) => unnamed(nsid).map(|()| bytes(&controller(core))),
+        (Cns::ACTIVE_NAMESPACES | Cns::ALLOCATED_NAMESPACES, 0) => list(core, nsid),
+        (Cns::NAMESPACE_DESCRIPTORS, 0) => identifiers(core, nsid),
         // Namespaces of the NVM command set have nothing to add without protection information.
-        (0x05, 0) => core.namespace(nsid).map(|_| [0; 4096]),
-        (0x06, 0) => unnamed(nsid).map(|()| bytes(&IdentifyNvmController::new_zeroed())),
-        (0x08, 0) => core.namespace(nsid).map(|_| independent()),
+        (Cns::COMMAND_SET_NAMESPACE, 0) => core.namespace(nsid).map(|_| [0; 4096]),
+        (Cns::COMMAND_SET_CONTROLLER, 0) => {
+            unnamed(nsid).map(|()| bytes(&IdentifyNvmController::new_zeroed()))
+        }
+        (Cns::INDEPENDENT_NAMESPACE, 0) => core.namespace(nsid).map(|_| independent()),
         _ => Err(Status::INVALID_FIELD),
     }
 }
@@ -144,7 +147,7 @@ fn namespace(core: &Core, nsid: u32) -> Result<Page, Status> {
 /// Lists the namespaces after `nsid`.
 fn list(core: &Core, nsid: u32) -> Result<Page, Status> {
     if nsid >= NamespaceId::ALL.0 - 1 {
-        return Err(Status::INVALID_NAMESPACE_OR_FORMAT);
+        return Err(Status::INVALID_NAMESPACE);
     }
     let mut list = ActiveNamespaceList::new_zeroed();
     let after = nsid + 1..=core.namespaces.len() as u32;

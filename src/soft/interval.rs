@@ -73,9 +73,9 @@ mod tests {
             let put = seed.chance(1, 2);
             bits[first as usize..end as usize].fill(put);
             if put {
-                set.insert(first, end)
+                set.insert(first, end);
             } else {
-                set.remove(first, end)
+                set.remove(first, end);
             }
             let (first, len) = (seed.below(190), 1 + seed.below(10));
             let expected = bits[first as usize..(first + len) as usize].contains(&true);

@@ -175,7 +175,7 @@ fn copy(core: &Core, work: &mut Work, command: &Command) -> Result<(), Status> {
     let mut ranges = [CopyRange::default(); COPY_RANGES_MAX];
     let ranges = &mut ranges[..count];
     work.dma.read(&core.iommu, command, ranges.as_mut_bytes())?;
-    copy_ranges(namespace, ranges, first_block(command))?;
+    copy_ranges(namespace, ranges, command.slba())?;
     persist(core, namespace, command)
 }
 
@@ -224,12 +224,7 @@ fn blocks<'a>(
         return Err(Status::INVALID_FIELD);
     }
     let count = u64::from(command.cdw12 & 0xffff) + 1;
-    Ok((namespace, namespace.range(first_block(command), count)?))
-}
-
-#[inline]
-fn first_block(command: &Command) -> u64 {
-    u64::from(command.cdw10) | u64::from(command.cdw11) << 32
+    Ok((namespace, namespace.range(command.slba(), count)?))
 }
 
 /// Says whether a field is set that means nothing here: there is neither metadata nor protection

@@ -17,13 +17,11 @@ use crate::spec::log::{
     ActiveFirmware, ChangedNamespaceList, CommandEffects, CommandsSupportedAndEffects,
     CriticalWarning, ErrorLogEntry, FirmwareSlotLog, LogPage, SmartLog,
 };
+use crate::spec::status::MEDIA;
 use crate::units::NamespaceId;
 
 /// The most errors that are remembered (ELPE + 1).
 pub(super) const ERRORS_MAX: usize = 64;
-
-/// The status code type of media errors.
-const MEDIA: u8 = 2;
 
 /// What the health log says beside what was counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +67,7 @@ impl ErrorLog {
         entry.cid = command.cid.into();
         entry.status = u16::from(status).into();
         entry.nsid = command.nsid.into();
-        entry.lba = (u64::from(command.cdw10) | u64::from(command.cdw11) << 32).into();
+        entry.lba = command.slba().into();
         // No parameter is named (NVMe Base 2.0, Figure 206, bytes 15:14).
         entry.parameter_location = u16::MAX.into();
         self.entries.truncate(ERRORS_MAX - 1);
@@ -173,11 +171,11 @@ fn effects(core: &Core) -> CommandsSupportedAndEffects {
 
 /// Admin commands that change no data.
 const ADMIN: [AdminOpcode; 11] = [
-    AdminOpcode::DELETE_IO_SQ,
-    AdminOpcode::CREATE_IO_SQ,
+    AdminOpcode::DELETE_SUBMISSION_QUEUE,
+    AdminOpcode::CREATE_SUBMISSION_QUEUE,
     AdminOpcode::GET_LOG_PAGE,
-    AdminOpcode::DELETE_IO_CQ,
-    AdminOpcode::CREATE_IO_CQ,
+    AdminOpcode::DELETE_COMPLETION_QUEUE,
+    AdminOpcode::CREATE_COMPLETION_QUEUE,
     AdminOpcode::IDENTIFY,
     AdminOpcode::ABORT,
     AdminOpcode::SET_FEATURES,

@@ -129,7 +129,7 @@ impl Namespace {
     #[cold]
     fn look_for_spoilt(&self, range: Range) -> Result<(), Status> {
         if self.lock_spoilt().meets(range.offset, range.offset + range.len) {
-            Err(Status::UNRECOVERED_READ_ERROR)
+            Err(Status::UNRECOVERED_READ)
         } else {
             Ok(())
         }
@@ -172,7 +172,7 @@ impl Namespace {
 #[cold]
 fn unreadable(error: &io::Error) -> Status {
     tracing::warn!(%error, "medium cannot be read");
-    Status::UNRECOVERED_READ_ERROR
+    Status::UNRECOVERED_READ
 }
 
 #[cold]

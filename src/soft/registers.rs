@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use super::options::Options;
 use crate::spec::registers::{
-    AdminQueueAttributes, Capabilities, Configuration, ControllerStatus, Version, offset,
+    AdminQueueAttributes, Capabilities, Configuration, ControllerStatus, IOCQES_NVM, IOSQES_NVM,
+    ReadyTimeouts, SHN_NONE, SHST_COMPLETE, SHST_NORMAL, SUBSYSTEM_RESET, Version, offset,
 };
 
 /// What a write asks the controller to do.
@@ -44,12 +45,6 @@ pub(super) struct AdminQueues {
     /// Entries and device address of the completion queue.
     pub(super) completion: (u32, u64),
 }
-
-/// What NSSR has to be written with: "NVMe" (NVMe Base 2.0, 3.1.3.7).
-const SUBSYSTEM_RESET: u32 = 0x4e56_4d65;
-
-/// CSTS.SHST: shutdown is complete.
-const SHUTDOWN_COMPLETE: u8 = 2;
 
 /// The registers that hold something.
 pub(super) struct Registers {
@@ -89,6 +84,7 @@ impl Registers {
             offset::CC => self.configuration.into(),
             offset::CSTS => self.status(fatal).into(),
             offset::AQA => self.attributes.into(),
+            offset::CRTO => ReadyTimeouts::new().with_crwmt(self.capabilities.to().into()).into(),
             _ => half(self.read64(at & !7), at),
         }
     }
@@ -134,7 +130,7 @@ impl Registers {
 
     /// Says that the shutdown that was asked for is complete.
     pub(super) fn shut_down(&mut self) {
-        self.shutdown = SHUTDOWN_COMPLETE;
+        self.shutdown = SHST_COMPLETE;
     }
 
     /// Returns the admin queues as configured, or `None` if they cannot be.
@@ -149,7 +145,7 @@ impl Registers {
 
     /// Says whether queue entries have the sizes that I/O queues need.
     pub(super) fn entry_sizes_are_set(&self) -> bool {
-        (self.configuration.iosqes(), self.configuration.iocqes()) == (6, 4)
+        (self.configuration.iosqes(), self.configuration.iocqes()) == (IOSQES_NVM, IOCQES_NVM)
     }
 
     fn configure(&mut self, new: Configuration) -> Change {
@@ -172,7 +168,7 @@ impl Registers {
 
     fn disable(&mut self) -> Change {
         self.phase = Phase::Disabled;
-        self.shutdown = 0;
+        self.shutdown = SHST_NORMAL;
         self.interrupt_mask = 0;
         // AQA, ASQ and ACQ survive a controller reset (NVMe Base 2.0, 3.7.2).
         Change::Disable
@@ -184,7 +180,7 @@ impl Registers {
         if fixed(old) != fixed(new) || !can_serve(new) {
             return Change::Fail;
         }
-        if new.shn() != 0 && old.shn() == 0 { Change::ShutDown } else { Change::None }
+        if new.shn() != SHN_NONE && old.shn() == SHN_NONE { Change::ShutDown } else { Change::None }
     }
 
     fn reset_subsystem(&mut self) -> Change {
@@ -208,13 +204,13 @@ impl Registers {
 }
 
 /// The version of the standard.
-pub(super) const VERSION: Version = Version::new().with_mjr(2);
+pub(super) const VERSION: Version = Version::new().with_major(2);
 
 /// Says whether a configuration is one that we serve: the NVM command set, 4 KiB pages, round robin, and
 /// entry sizes that are right or not yet set.
 fn can_serve(cc: Configuration) -> bool {
-    let sizes = [(0, 0), (6, 4), (6, 0), (0, 4)].contains(&(cc.iosqes(), cc.iocqes()));
-    cc.css() == 0 && cc.mps() == 0 && cc.ams() == 0 && sizes
+    let sizes = [0, IOSQES_NVM].contains(&cc.iosqes()) && [0, IOCQES_NVM].contains(&cc.iocqes());
+    cc.css() == 0 && cc.mps() == 0 && cc.ams() == 0 && !cc.crime() && sizes
 }
 
 fn capabilities(options: &Options) -> Capabilities {
@@ -227,6 +223,7 @@ fn capabilities(options: &Options) -> Capabilities {
         .with_dstrd(options.doorbell_stride)
         .with_nssrs(true)
         .with_css(1)
+        .with_crms(1)
 }
 
 fn half(value: u64, at: u32) -> u32 {

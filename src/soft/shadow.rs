@@ -25,7 +25,7 @@ impl ShadowPages {
     /// Finds the pages (NVMe Base 2.0, 5.8).
     pub(super) fn new(core: &Core, values: u64, events: u64) -> Result<Self, Status> {
         if !values.is_multiple_of(4096) || !events.is_multiple_of(4096) {
-            return Err(Status::PRP_OFFSET_INVALID);
+            return Err(Status::INVALID_PRP_OFFSET);
         }
         let page = |at, purpose| core.iommu.share(Iova(at), PAGE_BYTES, purpose);
         let both = page(values, Purpose::FromHost).zip(page(events, Purpose::ToHost));

@@ -115,6 +115,13 @@ impl Queue {
         cid
     }
 
+    /// Writes the same entry several times.
+    pub(super) fn push_all(&mut self, sqe: Sqe, count: usize) {
+        for _ in 0..count {
+            self.push(sqe);
+        }
+    }
+
     pub(super) fn ring(&self) {
         self.sq_bell.ring(self.sq_tail);
     }
@@ -248,7 +255,7 @@ pub(super) fn create_sq(id: u16, entries: u32, iova: u64, cq: u16) -> Sqe {
 }
 
 pub(super) fn fill(window: &Window, seed: u8) -> Vec<u8> {
-    let bytes: Vec<u8> = (0..window.len()).map(|i| (i as u8).wrapping_mul(31) ^ seed).collect();
+    let bytes: Vec<u8> = (0..window.len()).map(|i| (i * 31 + i / 512 * 7) as u8 ^ seed).collect();
     window.span().write_from(&bytes);
     bytes
 }
