@@ -6,6 +6,7 @@ pub mod dma;
 pub mod bench;
 pub mod block;
 pub mod nvme;
+pub mod open;
 #[doc(hidden)]
 pub mod seed;
 pub mod soft;

@@ -19,6 +19,9 @@ pub const DEFAULT_PERCENTILES: [f64; 17] = [
     99.99,
 ];
 
+/// I/Os that are submitted or reaped at once unless a job says otherwise.
+pub const DEFAULT_BATCH: u32 = 32;
+
 /// The block size of a job that names none.
 pub const DEFAULT_BLOCK_BYTES: u32 = 4096;
 
@@ -316,9 +319,9 @@ pub struct Job {
     pub bs: PerDirection<BlockSizes>,
     /// I/Os that each worker keeps in flight.
     pub iodepth: u32,
-    /// I/Os submitted at once; 0 stands for `iodepth`.
+    /// I/Os submitted at once; 0 stands for `iodepth`, up to [`DEFAULT_BATCH`].
     pub iodepth_batch: u32,
-    /// Completions taken from the queue at once; 0 stands for the default of 1.
+    /// Completions taken from the queue at once; 0 stands for `iodepth`, up to [`DEFAULT_BATCH`].
     pub iodepth_batch_complete_max: u32,
     /// Workers.
     pub numjobs: u32,
@@ -393,7 +396,7 @@ impl Default for Job {
             rw: Workload::default(),
             bs: PerDirection::default(),
             iodepth: 1,
-            iodepth_batch: 1,
+            iodepth_batch: 0,
             iodepth_batch_complete_max: 0,
             numjobs: 1,
             size: None,
@@ -433,15 +436,18 @@ impl Default for Job {
 impl Job {
     /// Returns how many I/Os are submitted before the doorbell is rung, 1 to `iodepth`.
     pub fn submit_batch(&self) -> u32 {
-        match self.iodepth_batch {
-            0 => self.iodepth,
-            batch => batch.min(self.iodepth),
-        }
+        self.batch(self.iodepth_batch)
     }
 
     /// Returns how many completions one poll takes, 1 to `iodepth`.
     pub fn complete_batch(&self) -> u32 {
-        self.iodepth_batch_complete_max.clamp(1, self.iodepth.max(1))
+        self.batch(self.iodepth_batch_complete_max)
+    }
+
+    /// fio's default is one at a time, which a polled queue would pay for with a doorbell per I/O.
+    fn batch(&self, given: u32) -> u32 {
+        let wanted = if given == 0 { DEFAULT_BATCH } else { given };
+        wanted.clamp(1, self.iodepth.max(1))
     }
 
     /// Says whether a pass over the region covers each block once, as fio's random map provides.

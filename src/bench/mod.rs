@@ -1,21 +1,27 @@
-//! The benchmark, as far as it needs no device: jobs, workload generation, statistics, reports.
+//! The benchmark: jobs, workload generation, workers, statistics, reports.
 //!
 //! ```text
-//!  job file, flags -> option::JobBuilder -> job::Job -> workload::Generator -> (runner, queues)
-//!                                                                                   |
-//!                    report::{human, fio_json, csv} <- result::RunResult <- stats <-+
+//!  job file, flags -> option::JobBuilder -> job::Job -> runner -> worker: one queue, one core
+//!                                                                   |  workload::Generator
+//!       report::{human, fio_json, csv} <- result::RunResult <- stats <-+
 //! ```
 //!
 //! Key types are [`job::Job`], [`workload::Generator`], [`stats::DirectionStats`] and
 //! [`result::RunResult`]. A key of a job file means here what it means to fio, or it is refused.
 #![forbid(unsafe_code)]
 
+mod batch;
 pub mod human;
 pub mod job;
 pub mod option;
+mod pace;
 pub mod parse;
+pub mod pattern;
 pub mod report;
 pub mod result;
+pub mod runner;
 pub mod stats;
+pub mod usage;
 mod value;
+mod worker;
 pub mod workload;

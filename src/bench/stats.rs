@@ -221,11 +221,17 @@ impl DirectionStats {
     /// Counts one completed I/O of `bytes` bytes.
     #[inline]
     pub fn complete(&mut self, bytes: u32, slat_ns: u64, clat_ns: u64) {
-        self.ios += 1;
-        self.bytes += u64::from(bytes);
-        self.slat.record(slat_ns);
-        self.clat.record(clat_ns);
-        self.lat.record(slat_ns.saturating_add(clat_ns));
+        self.complete_run(1, u64::from(bytes), slat_ns, clat_ns);
+    }
+
+    /// Counts `ios` I/Os of `bytes` bytes in all that were submitted together and reaped together.
+    #[inline]
+    pub fn complete_run(&mut self, ios: u64, bytes: u64, slat_ns: u64, clat_ns: u64) {
+        self.ios += ios;
+        self.bytes += bytes;
+        self.slat.record_n(slat_ns, ios);
+        self.clat.record_n(clat_ns, ios);
+        self.lat.record_n(slat_ns.saturating_add(clat_ns), ios);
     }
 
     /// Closes an interval that lasted `elapsed`, usually 500 ms.

@@ -87,7 +87,9 @@ fn batches_are_bounded_by_the_depth() {
         iodepth_batch_complete_max,
         ..Job::default()
     };
-    assert_eq!(job(32, 0, 0).submit_batch(), 32);
+    assert_eq!(job(16, 0, 0).submit_batch(), 16);
+    assert_eq!(job(128, 0, 0).submit_batch(), DEFAULT_BATCH);
+    assert_eq!(job(128, 0, 0).complete_batch(), DEFAULT_BATCH);
     assert_eq!(job(32, 64, 0).submit_batch(), 32);
     assert_eq!(job(32, 8, 64).complete_batch(), 32);
     assert_eq!(job(32, 8, 16).complete_batch(), 16);

@@ -132,14 +132,14 @@ pub(super) static OPTIONS: &[OptionSpec] = &[
         "iodepth_batch",
         &["iodepth_batch_submit"],
         "COUNT",
-        "I/Os submitted per doorbell; 0 is iodepth (default 1)",
+        "I/Os submitted per doorbell at most; 0 is iodepth, up to 32 (default 0)",
         |job, v| value::count(v, 0).map(|batch| job.iodepth_batch = batch),
     ),
     option(
         "iodepth_batch_complete_max",
         &[],
         "COUNT",
-        "completions taken per poll; 0 is 1 (default 0)",
+        "completions taken per poll at most; 0 is iodepth, up to 32 (default 0)",
         |job, v| value::count(v, 0).map(|batch| job.iodepth_batch_complete_max = batch),
     ),
     option(

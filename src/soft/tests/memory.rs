@@ -119,7 +119,7 @@ fn segments(scatter: &mut Scatter, seed: &mut Seed, blocks: &[[u64; 2]]) -> [u64
         scatter.store(page + index * 16 + 8, *rest);
     }
     let kind: u64 = if later.is_empty() { 3 } else { 2 };
-    [scatter.iova(page), all.len() as u64 * 16 | kind << 60]
+    [scatter.iova(page), (all.len() as u64 * 16) | (kind << 60)]
 }
 
 fn gather(scatter: &Scatter, pieces: &Pieces) -> Vec<u8> {

@@ -1,0 +1,601 @@
+//! Runs jobs: checks everything first, opens devices once, stage by stage, one thread a worker.
+//!
+//! A stage is what runs at the same time: the jobs up to the next `stonewall`. Whatever can be known to
+//! be wrong is found before anything is started. Workers are bound to cores, since a queue belongs to
+//! one.
+#![forbid(unsafe_code)]
+
+use core::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::job::{Direction, Job, PerDirection, group_ids};
+use super::result::{
+    DeviceInfo, DirectionResult, Environment, JobResult, RESULT_VERSION, RunResult, Warning,
+};
+use super::stats::WorkerStats;
+use super::usage::Usage;
+use super::worker::{Errors, Live, Outcome, Worker, WorkerError};
+use crate::open::{OpenError, Opened, open};
+
+/// What is to be run.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The jobs in order.
+    pub jobs: Vec<Job>,
+    /// The options of `[global]`, for the report.
+    pub global: Vec<(String, String)>,
+    /// Whether there may be more workers than cores.
+    pub oversubscribe: bool,
+}
+
+/// How far a run is.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The jobs that run.
+    pub job: String,
+    /// Since they began.
+    pub elapsed: Duration,
+    /// How much of them is done, 0 to 1; `None` where nobody can say.
+    pub fraction: Option<f64>,
+    /// How long they will still take.
+    pub remaining: Option<Duration>,
+    /// I/Os per second since the last look.
+    pub iops: PerDirection<f64>,
+    /// Bytes per second since the last look.
+    pub bytes_per_s: PerDirection<f64>,
+    /// I/Os that failed so far.
+    pub errors: u64,
+}
+
+/// Why nothing was run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The plan is wrong.
+    #[error("{job}: {problem}")]
+    Job {
+        /// The job.
+        job: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// There is nothing to do.
+    #[error("there is no job to run")]
+    Empty,
+    /// A device could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A device was opened and cannot do what the job needs.
+    #[error("{job}: cannot start a worker")]
+    Start {
+        /// The job.
+        job: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl RunError {
+    /// Says whether the request was wrong, and not the device.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Job { .. } | Self::Empty => true,
+            Self::Open(error) => error.is_usage(),
+            Self::Start { .. } => false,
+        }
+    }
+}
+
+/// How often progress is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Runs a plan until it is done or `stop` is set; what was measured by then is the result.
+///
+/// # Errors
+///
+/// Whatever is wrong before anything has started. Failures of I/O are part of the result.
+pub fn run(
+    plan: &Plan,
+    stop: &AtomicBool,
+    observe: &mut dyn FnMut(&Progress),
+) -> Result<RunResult, RunError> {
+    let jobs = seeded(&plan.jobs)?;
+    let cores = Cores::of_this_process();
+    let stages = stages(&jobs);
+    check_workers(&jobs, &stages, &cores, plan.oversubscribe)?;
+    let devices = open_devices(&jobs)?;
+    jobs.iter().try_for_each(|job| check_against_device(job, &devices))?;
+    let groups = group_ids(&jobs);
+    let mut results = Vec::new();
+    for stage in &stages {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let outcomes = run_stage(&jobs[stage.clone()], &devices, &cores, stop, observe)?;
+        let numbered = stage.clone().zip(outcomes);
+        results.extend(
+            numbered.flat_map(|(index, outcomes)| report(&jobs[index], groups[index], outcomes)),
+        );
+    }
+    let results = merge_groups(&jobs, results);
+    let warnings = warnings(&jobs, &stages, &cores, &devices, &results);
+    Ok(RunResult {
+        version: RESULT_VERSION,
+        timestamp_ms: now_ms(),
+        environment: environment(&jobs, &devices),
+        global_options: plan.global.clone(),
+        jobs: results.into_iter().map(|reported| reported.result).collect(),
+        warnings,
+    })
+}
+
+type Devices = BTreeMap<String, Opened>;
+
+/// Jobs with the seed that they run with.
+fn seeded(jobs: &[Job]) -> Result<Vec<Job>, RunError> {
+    if jobs.is_empty() {
+        return Err(RunError::Empty);
+    }
+    jobs.iter()
+        .map(|job| {
+            let problem = |problem: String| RunError::Job { job: job.name.clone(), problem };
+            job.validate().map_err(|error| problem(error.to_string()))?;
+            if job.filename.is_empty() {
+                return Err(problem("filename is missing: which device?".into()));
+            }
+            let randseed = if job.randrepeat { job.randseed } else { fastrand::u64(..) };
+            Ok(Job { randseed, ..job.clone() })
+        })
+        .collect()
+}
+
+/// Returns the runs of jobs that go on at the same time.
+fn stages(jobs: &[Job]) -> Vec<core::ops::Range<usize>> {
+    let begins = (0..jobs.len()).filter(|&index| index == 0 || jobs[index].stonewall);
+    let begins: Vec<usize> = begins.collect();
+    let ends = begins.iter().skip(1).copied().chain([jobs.len()]);
+    begins.iter().copied().zip(ends).map(|(begin, end)| begin..end).collect()
+}
+
+/// The cores that this process may use.
+struct Cores(Vec<usize>);
+
+impl Cores {
+    fn of_this_process() -> Self {
+        let set = rustix::thread::sched_getaffinity(None).unwrap_or_default();
+        let most = rustix::thread::CpuSet::MAX_CPU;
+        let cores: Vec<usize> = (0..most).filter(|&core| set.is_set(core)).collect();
+        // A kernel that does not tell has one core at least.
+        Self(if cores.is_empty() { vec![0] } else { cores })
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Binds the calling thread to a core. Without it the numbers are noisier, so a refusal is only said.
+fn bind(core: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        tracing::warn!(core, %error, "a worker could not be bound to its core");
+    }
+}
+
+fn check_workers(
+    jobs: &[Job],
+    stages: &[core::ops::Range<usize>],
+    cores: &Cores,
+    oversubscribe: bool,
+) -> Result<(), RunError> {
+    for job in jobs {
+        let asked = job.cpus_allowed.iter().flatten();
+        if let Some(core) = asked.into_iter().find(|core| !cores.0.contains(core)) {
+            let problem = format!("cpus_allowed={core} is not a core that this process may use");
+            return Err(RunError::Job { job: job.name.clone(), problem });
+        }
+    }
+    for stage in stages {
+        let workers: u64 = jobs[stage.clone()].iter().map(|job| u64::from(job.numjobs)).sum();
+        if workers > cores.len() as u64 && !oversubscribe {
+            let problem = format!(
+                "numjobs: {workers} polling workers at once and {} cores to run them on \
+                 (--oversubscribe lets them share)",
+                cores.len()
+            );
+            return Err(RunError::Job { job: jobs[stage.start].name.clone(), problem });
+        }
+    }
+    Ok(())
+}
+
+fn open_devices(jobs: &[Job]) -> Result<Devices, RunError> {
+    let mut devices = Devices::new();
+    for job in jobs {
+        if !devices.contains_key(&job.filename) {
+            devices.insert(job.filename.clone(), open(&job.filename)?);
+        }
+    }
+    Ok(devices)
+}
+
+/// Checks what only the device knows: sizes, depths, operations.
+fn check_against_device(job: &Job, devices: &Devices) -> Result<(), RunError> {
+    let device = &*devices[&job.filename].device;
+    let geometry = device.geometry();
+    let problem = |problem: String| Err(RunError::Job { job: job.name.clone(), problem });
+    let most = device.max_depth();
+    if job.iodepth > most {
+        return problem(format!(
+            "iodepth {} exceeds the {most} that {} takes",
+            job.iodepth, job.filename
+        ));
+    }
+    if job.numjobs > device.max_queues() {
+        let most = device.max_queues();
+        return problem(format!("numjobs {} exceeds the {most} queues of the device", job.numjobs));
+    }
+    if job.rw.uses(Direction::Trim) && !geometry.operations.deallocate {
+        return problem(format!("{} cannot deallocate", job.filename));
+    }
+    for number in 0..job.numjobs {
+        let checked =
+            job.region(number, geometry.capacity().0, geometry.lba_size).and_then(|region| {
+                super::workload::Generator::new(job, number, region, geometry.lba_size)
+            });
+        if let Err(error) = checked {
+            return problem(error.to_string());
+        }
+    }
+    Ok(())
+}
+
+/// Runs the jobs of one stage; returns what the workers of each brought home.
+fn run_stage(
+    jobs: &[Job],
+    devices: &Devices,
+    cores: &Cores,
+    stop: &AtomicBool,
+    observe: &mut dyn FnMut(&Progress),
+) -> Result<Vec<Vec<Outcome>>, RunError> {
+    let mut workers = Vec::new();
+    for (index, job) in jobs.iter().enumerate() {
+        for number in 0..job.numjobs {
+            workers.push((index, make_worker(job, number, devices)?));
+        }
+    }
+    let lives: Vec<Live> = workers.iter().map(|_| Live::default()).collect();
+    let start = Barrier::new(workers.len());
+    let mut outcomes: Vec<Vec<Outcome>> = jobs.iter().map(|_| Vec::new()).collect();
+    thread::scope(|scope| {
+        let running: Vec<_> = workers
+            .into_iter()
+            .zip(&lives)
+            .enumerate()
+            .map(|(place, ((index, worker), live))| {
+                let core = core_of(&jobs[index], place, cores);
+                let delay = jobs[index].startdelay;
+                let start = &start;
+                let work = move || {
+                    bind(core);
+                    start.wait();
+                    pause_unless(stop, delay);
+                    // A worker that panics takes nobody along who could be saved: the others stop, bring
+                    // home what they have, and the panic goes on from here.
+                    let _stopper = StopOnPanic(stop);
+                    worker.run(stop, live)
+                };
+                (index, scope.spawn(work))
+            })
+            .collect();
+        watch(jobs, &lives, &|| running.iter().all(|(_, worker)| worker.is_finished()), observe);
+        for (index, worker) in running {
+            match worker.join() {
+                Ok(outcome) => outcomes[index].push(outcome),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
+    Ok(outcomes)
+}
+
+/// Stops everybody else if the thread that holds it panics.
+struct StopOnPanic<'a>(&'a AtomicBool);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+fn make_worker<'a>(job: &'a Job, number: u32, devices: &Devices) -> Result<Worker<'a>, RunError> {
+    let device = &*devices[&job.filename].device;
+    let geometry = device.geometry();
+    let made = job
+        .region(number, geometry.capacity().0, geometry.lba_size)
+        .map_err(WorkerError::from)
+        .and_then(|region| Worker::new(job, number, device, region));
+    made.map_err(|error| RunError::Start { job: job.name.clone(), source: error.into() })
+}
+
+fn core_of(job: &Job, place: usize, cores: &Cores) -> usize {
+    match job.cpus_allowed.as_deref() {
+        Some(allowed) if !allowed.is_empty() => allowed[place % allowed.len()],
+        _ => cores.0[place % cores.len()],
+    }
+}
+
+fn pause_unless(stop: &AtomicBool, delay: Duration) {
+    let until = Instant::now() + delay;
+    while Instant::now() < until && !stop.load(Ordering::Relaxed) {
+        thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
+    }
+}
+
+/// Looks at the live counters until the workers are done.
+fn watch(
+    jobs: &[Job],
+    lives: &[Live],
+    done: &dyn Fn() -> bool,
+    observe: &mut dyn FnMut(&Progress),
+) {
+    let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+    let names = names.join("+");
+    let planned = planned(jobs);
+    let (began, mut looked) = (Instant::now(), Instant::now());
+    let mut before = Seen::default();
+    let mut nap = Duration::from_millis(1);
+    while !done() {
+        thread::sleep(nap);
+        // Short jobs are noticed at once, long ones do not keep a core awake.
+        nap = (nap * 2).min(LOOK / 4);
+        if looked.elapsed() < LOOK {
+            continue;
+        }
+        let (seen, interval) = (Seen::of(lives), looked.elapsed().as_secs_f64());
+        looked = Instant::now();
+        let rate = |now: &[u64; 3], then: &[u64; 3]| {
+            PerDirection::from_fn(|direction| {
+                let at = direction as usize;
+                now[at].saturating_sub(then[at]) as f64 / interval
+            })
+        };
+        let elapsed = began.elapsed();
+        let fraction = fraction(planned, elapsed, lives);
+        observe(&Progress {
+            job: names.clone(),
+            elapsed,
+            fraction,
+            remaining: fraction
+                .filter(|part| *part > 0.01)
+                .map(|part| Duration::from_secs_f64(elapsed.as_secs_f64() * (1.0 - part) / part)),
+            iops: rate(&seen.ios, &before.ios),
+            bytes_per_s: rate(&seen.bytes, &before.bytes),
+            errors: seen.errors,
+        });
+        before = seen;
+    }
+}
+
+/// The live counters of all workers.
+#[derive(Default)]
+struct Seen {
+    ios: [u64; 3],
+    bytes: [u64; 3],
+    errors: u64,
+}
+
+impl Seen {
+    fn of(lives: &[Live]) -> Self {
+        let mut seen = Self::default();
+        for live in lives {
+            for at in 0..3 {
+                seen.ios[at] += live.ios[at].load(Ordering::Relaxed);
+                seen.bytes[at] += live.bytes[at].load(Ordering::Relaxed);
+            }
+            seen.errors += live.errors.load(Ordering::Relaxed);
+        }
+        seen
+    }
+}
+
+/// Returns how long the stage will take if every job has a time.
+fn planned(jobs: &[Job]) -> Option<Duration> {
+    let time = |job: &Job| {
+        let runtime = job.runtime.filter(|_| job.time_based)?;
+        Some(job.startdelay + job.ramp_time + runtime)
+    };
+    jobs.iter().map(time).try_fold(Duration::ZERO, |longest, time| Some(longest.max(time?)))
+}
+
+fn fraction(planned: Option<Duration>, elapsed: Duration, lives: &[Live]) -> Option<f64> {
+    if let Some(planned) = planned {
+        return Some((elapsed.as_secs_f64() / planned.as_secs_f64()).min(1.0));
+    }
+    let least = lives.iter().map(|live| live.permille.load(Ordering::Relaxed)).min()?;
+    Some(least as f64 / 1000.0)
+}
+
+/// One entry of the report, with what it was made of, so that a group can be added up.
+struct Reported {
+    result: JobResult,
+    stats: WorkerStats,
+    times: Times,
+    /// Whether it is to be added to others of its group.
+    grouped: bool,
+}
+
+/// The times of one entry: those of its longest worker.
+#[derive(Clone, Copy, Default)]
+struct Times {
+    runtime: Duration,
+    verify_runtime: Duration,
+    elapsed: Duration,
+    usage: Usage,
+}
+
+fn report(job: &Job, group: u32, outcomes: Vec<Outcome>) -> Vec<Reported> {
+    let each = |outcome: Outcome| {
+        let Outcome { stats, runtime, verify_runtime, elapsed, usage, errors } = outcome;
+        let times = Times { runtime, verify_runtime, elapsed, usage };
+        let result = job_result(job, group, 1, &stats, &times, &errors);
+        Reported { result, stats, times, grouped: job.group_reporting }
+    };
+    outcomes.into_iter().map(each).collect()
+}
+
+fn job_result(
+    job: &Job,
+    group: u32,
+    workers: u32,
+    stats: &WorkerStats,
+    times: &Times,
+    errors: &Errors,
+) -> JobResult {
+    let mut result = JobResult::new(job, group, workers, stats, times.runtime);
+    if !times.verify_runtime.is_zero() {
+        // Reads of the verification took their own time; those of a mix took both.
+        let mixed = if job.rw.uses(Direction::Read) { times.runtime } else { Duration::ZERO };
+        let time = times.verify_runtime + mixed;
+        let reads = stats.directions.get(Direction::Read);
+        *result.directions.get_mut(Direction::Read) =
+            DirectionResult::new(reads, time, &job.percentile_list);
+    }
+    result.error_count = errors.count;
+    result.first_error.clone_from(&errors.first);
+    result.first_errno = errors.errno;
+    add_times(&mut result, times);
+    result
+}
+
+fn add_times(result: &mut JobResult, times: &Times) {
+    let percent = |time: Duration| {
+        let whole = times.elapsed.as_secs_f64();
+        if whole > 0.0 { time.as_secs_f64() / whole * 100.0 } else { 0.0 }
+    };
+    result.elapsed_ms = u64::try_from(times.elapsed.as_millis()).unwrap_or(u64::MAX);
+    result.usr_cpu_percent = percent(times.usage.user);
+    result.sys_cpu_percent = percent(times.usage.system);
+    result.context_switches = times.usage.context_switches;
+    result.major_faults = times.usage.major_faults;
+    result.minor_faults = times.usage.minor_faults;
+}
+
+/// Adds up the workers of each group that asked for it.
+fn merge_groups(jobs: &[Job], reported: Vec<Reported>) -> Vec<Reported> {
+    let mut merged: Vec<Reported> = Vec::new();
+    for entry in reported {
+        let group = entry.result.group_id;
+        let into = merged
+            .iter_mut()
+            .find(|other| entry.grouped && other.grouped && other.result.group_id == group);
+        match into {
+            Some(into) => add(jobs, into, &entry),
+            None => merged.push(entry),
+        }
+    }
+    merged
+}
+
+fn add(jobs: &[Job], into: &mut Reported, other: &Reported) {
+    into.stats.merge(&other.stats);
+    into.times = Times {
+        runtime: into.times.runtime.max(other.times.runtime),
+        verify_runtime: into.times.verify_runtime.max(other.times.verify_runtime),
+        elapsed: into.times.elapsed.max(other.times.elapsed),
+        usage: into.times.usage,
+    };
+    into.times.usage.add(&other.times.usage);
+    let errors = Errors::of(&into.result, &other.result);
+    let workers = into.result.workers + other.result.workers;
+    let Some(job) = jobs.iter().find(|job| job.name == into.result.name) else { return };
+    into.result = job_result(job, into.result.group_id, workers, &into.stats, &into.times, &errors);
+}
+
+fn environment(jobs: &[Job], devices: &Devices) -> Environment {
+    let mut seen: Vec<&str> = Vec::new();
+    for job in jobs {
+        if !seen.contains(&job.filename.as_str()) {
+            seen.push(&job.filename);
+        }
+    }
+    let describe = |address: &&str| {
+        let device = &devices[*address].device;
+        let (info, geometry) = (device.info().clone(), device.geometry());
+        DeviceInfo {
+            address: info.address,
+            model: info.model,
+            serial: info.serial,
+            firmware: info.firmware,
+            lba_bytes: geometry.lba_size.bytes(),
+            capacity_bytes: geometry.capacity().0,
+        }
+    };
+    Environment {
+        devices: seen.iter().map(describe).collect(),
+        seed: jobs.first().map_or(0, |job| job.randseed),
+        ..Environment::of_this_machine()
+    }
+}
+
+/// A run shorter than this has seen no steady state.
+const SHORT_RUN: Duration = Duration::from_secs(1);
+
+/// A rate is missed if less than this share of it was reached.
+const RATE_TOLERANCE: f64 = 0.95;
+
+fn warnings(
+    jobs: &[Job],
+    stages: &[core::ops::Range<usize>],
+    cores: &Cores,
+    devices: &Devices,
+    results: &[Reported],
+) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    for Reported { result, .. } in results {
+        if result.error_count > 0 {
+            let (job, count) = (result.name.clone(), result.error_count);
+            warnings.push(Warning::Errors { job, count });
+        }
+        if u128::from(result.runtime_ms) < SHORT_RUN.as_millis() {
+            let (job, runtime_ms) = (result.name.clone(), result.runtime_ms);
+            warnings.push(Warning::ShortRun { job, runtime_ms });
+        }
+        warnings.extend(rate_missed(jobs, result));
+    }
+    let busiest = stages.iter().map(|stage| {
+        jobs[stage.clone()].iter().map(|job| job.numjobs).fold(0, u32::saturating_add)
+    });
+    let (workers, cores) = (busiest.max().unwrap_or(0), u32::try_from(cores.len()).unwrap_or(0));
+    if workers > cores {
+        warnings.push(Warning::TooManyWorkers { workers, cores });
+    }
+    let embedded = devices.keys().filter(|address| is_memory(address));
+    warnings.extend(embedded.map(|address| Warning::MemoryDevice { address: address.clone() }));
+    warnings
+}
+
+fn rate_missed(jobs: &[Job], result: &JobResult) -> Option<Warning> {
+    let job = jobs.iter().find(|job| job.name == result.name)?;
+    let rates = job.rate_iops.iter().filter(|(direction, _)| job.rw.uses(*direction));
+    let asked: u64 = rates.filter_map(|(_, rate)| *rate).sum::<u64>() * u64::from(result.workers);
+    let found: f64 = result.directions.iter().map(|(_, direction)| direction.iops).sum();
+    let missed = asked > 0 && found < asked as f64 * RATE_TOLERANCE;
+    let job = result.name.clone();
+    missed.then_some(Warning::RateMissed { job, asked_iops: asked as f64, found_iops: found })
+}
+
+fn is_memory(address: &str) -> bool {
+    address.starts_with("mem:") || address.starts_with("null:")
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

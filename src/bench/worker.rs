@@ -1,0 +1,772 @@
+//! One worker of a job: a queue, a generator of I/O, buffers, and the loop between them.
+//!
+//! ```text
+//!   until done:  fill   take buffers, submit up to a batch, ring once
+//!                reap   poll, give buffers back, record latencies a run at a time
+//!                tick   now and then: samples, live counters, the end of ramp and runtime
+//! ```
+//!
+//! The loop allocates nothing. Everything it counts is its own until it ends, but for the live counters,
+//! which it publishes ten times a second.
+#![forbid(unsafe_code)]
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::batch::Batches;
+use super::job::{Direction, Job, Region, Verify};
+use super::pace::Pace;
+use super::pattern;
+use super::result::{JobResult, QueueCounters};
+use super::stats::WorkerStats;
+use super::usage::Usage;
+use super::workload::{Generator, Io, ReadBack};
+use crate::block::{
+    BlockDevice, BlockError, Completion, Counters, ErrorKind, IoQueue, Operation, Payload,
+    QueueOptions, Rejected, Request,
+};
+use crate::dma::{Access, DmaBuf, DmaError, Pool, SizeClass};
+use crate::units::{BlockCount, Lba, LbaSize};
+
+/// What everybody may look at while a worker runs. A line of its own: two workers never meet in it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Live {
+    /// I/Os by direction.
+    pub(super) ios: [AtomicU64; 3],
+    /// Bytes by direction.
+    pub(super) bytes: [AtomicU64; 3],
+    /// I/Os that failed.
+    pub(super) errors: AtomicU64,
+    /// How far it is, in thousandths of its data.
+    pub(super) permille: AtomicU64,
+}
+
+/// A worker that is ready to run.
+pub(super) struct Worker<'a> {
+    job: &'a Job,
+    queue: Box<dyn IoQueue>,
+    buffers: Buffers,
+    source: Source,
+    read_back: Option<ReadBack>,
+    goal: Goal,
+    pace: Pace,
+    paced: bool,
+    batches: Batches,
+    runs: Vec<Run>,
+    stats: WorkerStats,
+    errors: Errors,
+    lba_size: LbaSize,
+    /// The I/O that was generated and could not be submitted yet.
+    held: Option<Io>,
+    /// When it was wanted, if the pace has admitted it already.
+    admitted: Option<u64>,
+    writes_since_flush: u32,
+    epoch: Instant,
+    baseline: Counters,
+}
+
+/// Where I/O comes from.
+enum Source {
+    Generator(Generator),
+    ReadBack(ReadBack),
+}
+
+impl Source {
+    #[inline]
+    fn next(&mut self) -> Io {
+        match self {
+            Self::Generator(generator) => generator.next(),
+            Self::ReadBack(read_back) => read_back.next(),
+        }
+    }
+}
+
+/// When a worker has done enough.
+#[derive(Clone, Copy, Debug)]
+struct Goal {
+    /// Bytes left to submit.
+    bytes: u64,
+    /// I/Os left to submit.
+    ios: u64,
+    /// Bytes in all, for progress.
+    of_bytes: u64,
+    /// Bytes that were written and are to be read back.
+    written: u64,
+}
+
+/// Requests of one batch and kind that came back in one poll.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    batch: u32,
+    kind: Kind,
+    count: u32,
+    bytes: u64,
+}
+
+/// What came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Done(Direction),
+    Flushed,
+    Failed,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Errors {
+    pub(super) count: u64,
+    pub(super) first: Option<String>,
+    pub(super) errno: i32,
+    /// Whether going on makes no sense.
+    fatal: bool,
+}
+
+/// What a worker brings home.
+pub(super) struct Outcome {
+    pub(super) stats: WorkerStats,
+    /// The measured part.
+    pub(super) runtime: Duration,
+    /// Reading back what was written.
+    pub(super) verify_runtime: Duration,
+    /// All of it, the ramp included.
+    pub(super) elapsed: Duration,
+    pub(super) usage: Usage,
+    pub(super) errors: Errors,
+}
+
+/// Why a worker could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WorkerError {
+    #[error(transparent)]
+    Device(#[from] BlockError),
+    #[error(transparent)]
+    Memory(#[from] DmaError),
+    #[error(transparent)]
+    Job(#[from] super::option::OptionError),
+}
+
+impl<'a> Worker<'a> {
+    /// Opens the queue and takes the memory of worker number `number` of a job.
+    pub(super) fn new(
+        job: &'a Job,
+        number: u32,
+        device: &dyn BlockDevice,
+        region: Region,
+    ) -> Result<Self, WorkerError> {
+        let lba_size = device.geometry().lba_size;
+        let generator = Generator::new(job, number, region, lba_size)?;
+        let reads_back =
+            job.verify != Verify::None && job.do_verify && job.rw.uses(Direction::Write);
+        let read_back =
+            reads_back.then(|| ReadBack::new(job, number, region, lba_size)).transpose()?;
+        let options = QueueOptions { depth: job.iodepth, ..QueueOptions::default() };
+        let pace = Pace::new(job);
+        Ok(Self {
+            job,
+            queue: device.open_queue(&options)?,
+            buffers: Buffers::new(job, reads_back, device)?,
+            source: Source::Generator(generator),
+            read_back,
+            goal: Goal::of(job, region, device.geometry().capacity().0),
+            paced: !pace.is_free(),
+            batches: Batches::new(job.iodepth),
+            runs: Vec::with_capacity(job.iodepth as usize),
+            stats: WorkerStats::new(pace.rated()),
+            errors: Errors::default(),
+            lba_size,
+            pace,
+            held: None,
+            admitted: None,
+            writes_since_flush: 0,
+            epoch: Instant::now(),
+            baseline: Counters::default(),
+        })
+    }
+
+    /// Runs to the end, or until `stop`.
+    pub(super) fn run(mut self, stop: &AtomicBool, live: &Live) -> Outcome {
+        self.epoch = Instant::now();
+        let usage = Usage::of_this_thread();
+        let mut clock = Clock::new(self.job);
+        self.work(&mut clock, stop, live);
+        if self.job.end_fsync {
+            self.flush_and_wait();
+        }
+        let ended = self.now();
+        let runtime = clock.end(&mut self.stats, ended);
+        let verify_runtime = match self.read_back.take() {
+            Some(read_back) => self.check_what_was_written(read_back, stop, live),
+            None => 0,
+        };
+        self.publish(live);
+        let counted = self.queue.counters().since(&self.baseline);
+        self.stats.queue = queue_counters(&counted);
+        Outcome {
+            runtime: Duration::from_nanos(runtime),
+            verify_runtime: Duration::from_nanos(verify_runtime),
+            elapsed: Duration::from_nanos(self.now()),
+            usage: Usage::of_this_thread().since(&usage),
+            stats: self.stats,
+            errors: self.errors,
+        }
+    }
+
+    /// Works until the goal, the runtime, a fatal error or `stop`, and waits for what is in flight.
+    fn work(&mut self, clock: &mut Clock, stop: &AtomicBool, live: &Live) {
+        loop {
+            let now = self.now();
+            if clock.is_due(now) && self.tick(clock, now, stop, live) {
+                break;
+            }
+            let submitted = self.fill(now);
+            let reaped = self.reap();
+            if submitted + reaped == 0 && self.queue.inflight() == 0 && self.is_exhausted() {
+                break;
+            }
+        }
+        while self.queue.inflight() > 0 {
+            self.reap();
+        }
+    }
+
+    /// Does what is due now and then; says whether the work is over.
+    #[cold]
+    fn tick(&mut self, clock: &mut Clock, now: u64, stop: &AtomicBool, live: &Live) -> bool {
+        if clock.ramp_ends(now) {
+            self.stats.clear();
+            self.baseline = self.queue.counters();
+        }
+        clock.sample_if_due(&mut self.stats, now);
+        self.publish(live);
+        stop.load(Ordering::Relaxed) || self.errors.fatal || clock.is_over(now)
+    }
+
+    /// Submits a batch; returns how many requests.
+    #[inline]
+    fn fill(&mut self, now: u64) -> usize {
+        let room = self.queue.depth() - self.queue.inflight();
+        let most = room.min(self.job.submit_batch() as usize);
+        if most == 0 || self.errors.fatal {
+            return 0;
+        }
+        if self.paced {
+            return self.fill_paced(most, now);
+        }
+        let batch = self.batches.begin(now, now);
+        let mut count = 0;
+        while count < most && self.submit_next(batch) {
+            count += 1;
+        }
+        self.ring(batch, count, now);
+        count
+    }
+
+    /// Submits what the pace admits, each in a batch of its own, since each was wanted at its own time.
+    #[cold]
+    fn fill_paced(&mut self, most: usize, now: u64) -> usize {
+        let mut count = 0;
+        while count < most {
+            let Some(wanted) = self.admit_next(now) else { break };
+            let batch = self.batches.begin(now, wanted);
+            let taken = self.submit_next(batch);
+            self.ring(batch, usize::from(taken), now);
+            if !taken {
+                break;
+            }
+            self.admitted = None;
+            count += 1;
+        }
+        count
+    }
+
+    /// Returns when the next I/O was wanted, once it is.
+    fn admit_next(&mut self, now: u64) -> Option<u64> {
+        let io = self.next_io()?;
+        self.hold(io);
+        if self.admitted.is_none() {
+            self.admitted = self.pace.admit(io.direction, io.len, now);
+        }
+        self.admitted
+    }
+
+    #[inline]
+    fn ring(&mut self, batch: u32, count: usize, began: u64) {
+        if count == 0 {
+            self.batches.rung(batch, 0, began);
+            return;
+        }
+        self.queue.ring();
+        let rung = self.now();
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.batches.rung(batch, count, rung);
+        self.stats.depth.mark_submit(count);
+        let inflight = u32::try_from(self.queue.inflight()).unwrap_or(u32::MAX);
+        self.stats.depth.mark_depth(inflight, u64::from(count));
+    }
+
+    /// Submits one request; says whether there was one and it was taken.
+    #[inline]
+    fn submit_next(&mut self, batch: u32) -> bool {
+        if self.job.fsync > 0 && self.writes_since_flush >= self.job.fsync {
+            return self.submit_flush(batch);
+        }
+        let Some(io) = self.next_io() else { return false };
+        let Some(operation) = self.operation(io) else {
+            self.hold(io);
+            return false;
+        };
+        match self.queue.submit(Request::new(operation, u64::from(batch))) {
+            Ok(()) => {
+                self.writes_since_flush += u32::from(io.direction == Direction::Write);
+                true
+            }
+            Err(rejected) => self.not_taken(rejected, io),
+        }
+    }
+
+    #[cold]
+    fn not_taken(&mut self, rejected: Rejected, io: Io) -> bool {
+        let (request, error) = match rejected {
+            Rejected::QueueFull(request) => {
+                self.hold(io);
+                (request, None)
+            }
+            Rejected::Invalid(request, error) => (request, Some(error)),
+        };
+        if let Some(payload) = request.into_payload() {
+            self.buffers.give_back(io.direction, payload);
+        }
+        if let Some(error) = error {
+            self.stats.directions.get_mut(io.direction).errors += 1;
+            self.errors.note(&error);
+        }
+        false
+    }
+
+    #[cold]
+    fn submit_flush(&mut self, batch: u32) -> bool {
+        let request = Request::new(Operation::Flush, u64::from(batch));
+        let taken = self.queue.submit(request).is_ok();
+        if taken {
+            self.writes_since_flush = 0;
+        }
+        taken
+    }
+
+    /// Flushes once and waits for it.
+    fn flush_and_wait(&mut self) {
+        let now = self.now();
+        let batch = self.batches.begin(now, now);
+        let taken = self.submit_flush(batch);
+        self.ring(batch, usize::from(taken), now);
+        while self.queue.inflight() > 0 {
+            self.reap();
+        }
+    }
+
+    /// Returns the next I/O, unless the goal is reached.
+    #[inline]
+    fn next_io(&mut self) -> Option<Io> {
+        if let Some(io) = self.held.take() {
+            return Some(io);
+        }
+        if self.goal.bytes == 0 || self.goal.ios == 0 {
+            return None;
+        }
+        let io = self.source.next();
+        self.goal.ios -= 1;
+        self.goal.bytes = self.goal.bytes.saturating_sub(u64::from(io.len));
+        if io.direction == Direction::Write {
+            self.goal.written += u64::from(io.len);
+        }
+        Some(io)
+    }
+
+    fn hold(&mut self, io: Io) {
+        self.held = Some(io);
+    }
+
+    fn is_exhausted(&self) -> bool {
+        let done = self.goal.bytes == 0 || self.goal.ios == 0;
+        self.errors.fatal || (done && self.held.is_none())
+    }
+
+    /// Makes the operation of an I/O; `None` when no buffer is left.
+    #[inline]
+    fn operation(&mut self, io: Io) -> Option<Operation> {
+        let lba = Lba(io.offset >> self.lba_size.shift());
+        match io.direction {
+            Direction::Read => {
+                let payload = Payload::One(self.buffers.take(io)?);
+                Some(Operation::Read { lba, payload })
+            }
+            Direction::Write => {
+                let mut buffer = self.buffers.take(io)?;
+                if self.job.verify == Verify::Crc32c {
+                    let block = self.lba_size.bytes() as usize;
+                    pattern::fill(&mut buffer, io.offset, block, self.job.randseed);
+                }
+                Some(Operation::Write { lba, payload: Payload::One(buffer), fua: false })
+            }
+            Direction::Trim => {
+                let blocks = BlockCount(u64::from(io.len) >> self.lba_size.shift());
+                Some(Operation::Deallocate { lba, blocks })
+            }
+        }
+    }
+
+    /// Polls once and records what came back; returns how many requests.
+    #[inline]
+    fn reap(&mut self) -> usize {
+        let most = self.job.complete_batch() as usize;
+        let Self { queue, runs, buffers, errors, stats, job, lba_size, .. } = self;
+        let mut desk =
+            Desk { runs, buffers, errors, stats, verify: job.verify, lba_size: *lba_size };
+        let count = queue.poll(most, &mut |completion| desk.receive(completion));
+        if count > 0 {
+            self.record(count);
+        }
+        count
+    }
+
+    #[inline]
+    fn record(&mut self, count: usize) {
+        let now = self.now();
+        self.stats.depth.mark_complete(u32::try_from(count).unwrap_or(u32::MAX));
+        for run in self.runs.drain(..) {
+            let batch = self.batches.get(run.batch);
+            let clat = now.saturating_sub(batch.rung);
+            self.batches.done(run.batch, run.count);
+            let direction = match run.kind {
+                Kind::Done(direction) => direction,
+                Kind::Flushed => {
+                    self.stats.sync.record_n(clat, u64::from(run.count));
+                    continue;
+                }
+                Kind::Failed => continue,
+            };
+            let slat = batch.rung - batch.begun;
+            let stats = self.stats.directions.get_mut(direction);
+            stats.complete_run(u64::from(run.count), run.bytes, slat, clat);
+            if let Some(corrected) = &mut stats.corrected {
+                corrected.record_n(now.saturating_sub(batch.intended), u64::from(run.count));
+            }
+        }
+    }
+
+    /// Reads everything back that was written, and checks it; returns how long that took.
+    fn check_what_was_written(
+        &mut self,
+        read_back: ReadBack,
+        stop: &AtomicBool,
+        live: &Live,
+    ) -> u64 {
+        self.source = Source::ReadBack(read_back);
+        self.goal.bytes = core::mem::take(&mut self.goal.written);
+        self.goal.ios = u64::MAX;
+        self.held = None;
+        self.goal.of_bytes = self.goal.bytes;
+        let mut clock = Clock::unlimited(self.now());
+        self.work(&mut clock, stop, live);
+        let ended = self.now();
+        clock.end(&mut self.stats, ended)
+    }
+
+    fn publish(&self, live: &Live) {
+        let store = |cell: &AtomicU64, value| cell.store(value, Ordering::Relaxed);
+        for direction in Direction::ALL {
+            let stats = self.stats.directions.get(direction);
+            store(&live.ios[direction as usize], stats.ios);
+            store(&live.bytes[direction as usize], stats.bytes);
+        }
+        store(&live.errors, self.errors.count);
+        let left = u128::from(self.goal.bytes) * 1000 / u128::from(self.goal.of_bytes.max(1));
+        store(&live.permille, 1000 - u64::try_from(left.min(1000)).unwrap_or(1000));
+    }
+
+    /// Returns the nanoseconds since the worker began.
+    #[inline]
+    fn now(&self) -> u64 {
+        // 584 years fit.
+        self.epoch.elapsed().as_nanos() as u64
+    }
+}
+
+/// Where completions are received: the parts of a worker that its queue is not.
+struct Desk<'a> {
+    runs: &'a mut Vec<Run>,
+    buffers: &'a mut Buffers,
+    errors: &'a mut Errors,
+    stats: &'a mut WorkerStats,
+    verify: Verify,
+    lba_size: LbaSize,
+}
+
+impl Desk<'_> {
+    #[inline]
+    fn receive(&mut self, completion: Completion) {
+        let Completion { request: Request { operation, tag }, result } = completion;
+        let (direction, payload, bytes, lba) = match operation {
+            Operation::Read { payload, lba } => {
+                let bytes = payload.len();
+                (Some(Direction::Read), Some(payload), bytes, lba)
+            }
+            Operation::Write { payload, lba, .. } => {
+                let bytes = payload.len();
+                (Some(Direction::Write), Some(payload), bytes, lba)
+            }
+            Operation::Deallocate { blocks, lba } => {
+                (Some(Direction::Trim), None, blocks.0 << self.lba_size.shift(), lba)
+            }
+            _ => (None, None, 0, Lba(0)),
+        };
+        let sound = match result {
+            Ok(()) => self.is_sound(direction, payload.as_ref(), lba),
+            Err(error) => self.failed(&error),
+        };
+        if let (Some(direction), Some(payload)) = (direction, payload) {
+            self.buffers.give_back(direction, payload);
+        }
+        let kind = match (sound, direction) {
+            (true, Some(direction)) => Kind::Done(direction),
+            (true, None) => Kind::Flushed,
+            (false, _) => self.count_failure(direction),
+        };
+        self.count(tag as u32, kind, bytes);
+    }
+
+    #[cold]
+    fn count_failure(&mut self, direction: Option<Direction>) -> Kind {
+        if let Some(direction) = direction {
+            self.stats.directions.get_mut(direction).errors += 1;
+        }
+        Kind::Failed
+    }
+
+    /// Adds the request to its run.
+    #[inline]
+    fn count(&mut self, batch: u32, kind: Kind, bytes: u64) {
+        match self.runs.last_mut() {
+            Some(run) if run.batch == batch && run.kind == kind => {
+                run.count += 1;
+                run.bytes += bytes;
+            }
+            _ => self.runs.push(Run { batch, kind, count: 1, bytes }),
+        }
+    }
+
+    #[inline]
+    fn is_sound(
+        &mut self,
+        direction: Option<Direction>,
+        payload: Option<&Payload>,
+        lba: Lba,
+    ) -> bool {
+        match (self.verify, direction, payload) {
+            (Verify::Crc32c, Some(Direction::Read), Some(payload)) => self.check(payload, lba),
+            _ => true,
+        }
+    }
+
+    fn check(&mut self, payload: &Payload, lba: Lba) -> bool {
+        let offset = lba.0 << self.lba_size.shift();
+        let block = self.lba_size.bytes() as usize;
+        let data = payload.segments().iter().map(|buffer| &buffer[..]);
+        let checked = data.into_iter().try_for_each(|data| pattern::check(data, offset, block));
+        match checked {
+            Ok(()) => true,
+            Err(bad) => {
+                self.errors.note_text(bad.to_string(), libc::EILSEQ);
+                false
+            }
+        }
+    }
+
+    #[cold]
+    fn failed(&mut self, error: &BlockError) -> bool {
+        self.errors.note(error);
+        false
+    }
+}
+
+impl Errors {
+    /// Adds up the errors of two entries of a report.
+    pub(super) fn of(first: &JobResult, second: &JobResult) -> Self {
+        let earlier = if first.first_error.is_some() { first } else { second };
+        Self {
+            count: first.error_count + second.error_count,
+            first: earlier.first_error.clone(),
+            errno: earlier.first_errno,
+            fatal: false,
+        }
+    }
+
+    #[cold]
+    fn note(&mut self, error: &BlockError) {
+        use ErrorKind::{DeviceGone, Poisoned, Protocol, Timeout};
+        self.fatal |= matches!(error.kind(), DeviceGone | Poisoned | Protocol | Timeout);
+        self.note_text(error.to_string(), error.errno());
+    }
+
+    fn note_text(&mut self, text: String, errno: i32) {
+        self.count += 1;
+        if self.first.is_none() {
+            self.first = Some(text);
+            self.errno = errno;
+        }
+    }
+}
+
+impl Goal {
+    /// `io_size` or the size of the region, as often as `loops` says; no end under `time_based`.
+    fn of(job: &Job, region: Region, capacity: u64) -> Self {
+        let unit = u64::from(job.max_block_size());
+        let once = job.io_size.map_or(region.bytes, |size| size.resolve(capacity, unit));
+        // What does not fill a block at the end of the region is never touched.
+        let whole = once - once % job.common_block_size().map_or(1, u64::from);
+        let all = whole.saturating_mul(u64::from(job.loops));
+        let bytes = if job.time_based { u64::MAX } else { all };
+        let ios = job.number_ios.unwrap_or(u64::MAX);
+        Self { bytes, ios, of_bytes: bytes, written: 0 }
+    }
+}
+
+/// The buffers of one worker: those that the device writes into, and those that it reads from.
+struct Buffers {
+    reads: Vec<DmaBuf>,
+    writes: Vec<DmaBuf>,
+    /// After the buffers, which go home to them.
+    _pools: Vec<Pool>,
+}
+
+impl Buffers {
+    fn new(job: &Job, reads_back: bool, device: &dyn BlockDevice) -> Result<Self, DmaError> {
+        let mut pools = Vec::new();
+        let mut take = |wanted: bool, access| {
+            let bytes = job.max_block_size() as usize;
+            let class = SizeClass { bytes, count: job.iodepth as usize };
+            if !wanted {
+                return Ok(Vec::new());
+            }
+            let mut pool = Pool::new(device.dma(), &[class], access)?;
+            let buffers = core::iter::from_fn(|| pool.take(bytes)).collect();
+            pools.push(pool);
+            Ok(buffers)
+        };
+        let reads = take(job.rw.uses(Direction::Read) || reads_back, Access::DeviceWrites)?;
+        let mut writes: Vec<DmaBuf> = take(job.rw.uses(Direction::Write), Access::DeviceReads)?;
+        // Zeroes are what a drive stores for nothing.
+        let mut random = fastrand::Rng::with_seed(job.randseed);
+        writes.iter_mut().for_each(|buffer| random.fill(buffer));
+        Ok(Self { reads, writes, _pools: pools })
+    }
+
+    #[inline]
+    fn take(&mut self, io: Io) -> Option<DmaBuf> {
+        let mut buffer = self.stack(io.direction).pop()?;
+        if buffer.len() != io.len as usize {
+            buffer.set_len(io.len as usize);
+        }
+        Some(buffer)
+    }
+
+    #[inline]
+    fn give_back(&mut self, direction: Direction, payload: Payload) {
+        let stack = self.stack(direction);
+        match payload {
+            Payload::One(buffer) => stack.push(buffer),
+            Payload::List(buffers) => stack.extend(buffers),
+        }
+    }
+
+    #[inline]
+    fn stack(&mut self, direction: Direction) -> &mut Vec<DmaBuf> {
+        if direction == Direction::Write { &mut self.writes } else { &mut self.reads }
+    }
+}
+
+/// The hours of a worker. Times are nanoseconds since it began.
+struct Clock {
+    /// When something is due next.
+    due: u64,
+    ramp_ns: u64,
+    ramped: bool,
+    /// When the measured part began.
+    began: u64,
+    /// When the work is over.
+    over: u64,
+    sampled: u64,
+}
+
+/// How often a worker looks up from its work.
+const TICK_NS: u64 = 10_000_000;
+
+/// How long an interval of bandwidth and IOPS samples is, as in fio.
+const SAMPLE_NS: u64 = 500_000_000;
+
+impl Clock {
+    fn new(job: &Job) -> Self {
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let ramp_ns = ns(job.ramp_time);
+        let over = job.runtime.map_or(u64::MAX, |time| ramp_ns.saturating_add(ns(time)));
+        Self { due: 0, ramp_ns, ramped: ramp_ns == 0, began: 0, over, sampled: 0 }
+    }
+
+    fn unlimited(now: u64) -> Self {
+        Self { due: now, ramp_ns: 0, ramped: true, began: now, over: u64::MAX, sampled: now }
+    }
+
+    #[inline]
+    fn is_due(&self, now: u64) -> bool {
+        now >= self.due
+    }
+
+    /// Says once that the ramp is over.
+    fn ramp_ends(&mut self, now: u64) -> bool {
+        self.due = now.saturating_add(TICK_NS).min(self.over.max(now));
+        if self.ramped || now < self.ramp_ns {
+            return false;
+        }
+        (self.ramped, self.began, self.sampled) = (true, now, now);
+        true
+    }
+
+    fn sample_if_due(&mut self, stats: &mut WorkerStats, now: u64) {
+        if now - self.sampled >= SAMPLE_NS {
+            self.sample(stats, now);
+        }
+    }
+
+    fn sample(&mut self, stats: &mut WorkerStats, now: u64) {
+        // A rest shorter than half an interval would be a sample of noise.
+        if now - self.sampled >= SAMPLE_NS / 2 || self.sampled == self.began {
+            stats.sample(Duration::from_nanos(now - self.sampled));
+            self.sampled = now;
+        }
+    }
+
+    fn is_over(&self, now: u64) -> bool {
+        now >= self.over
+    }
+
+    /// Closes the last sample; returns how long was measured.
+    fn end(&mut self, stats: &mut WorkerStats, now: u64) -> u64 {
+        self.sample(stats, now);
+        now - self.began
+    }
+}
+
+fn queue_counters(counted: &Counters) -> QueueCounters {
+    QueueCounters {
+        polls: counted.polls,
+        idle_polls: counted.idle_polls,
+        completions: counted.completions,
+        submissions: counted.submissions,
+        sq_doorbells: counted.sq_doorbells,
+        cq_doorbells: counted.cq_doorbells,
+        queue_full: counted.queue_full,
+        splits: counted.splits,
+        bounces: 0,
+    }
+}

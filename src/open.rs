@@ -1,0 +1,319 @@
+//! From an address to a device: `mem:`, `null:`, `file:`.
+//!
+//! An address is a scheme, a target and options: `mem:64MiB?lba=512&thread`. All three schemes here are
+//! namespaces of the embedded software controller, driven by the real driver; the schemes of hardware and
+//! of peers join them here.
+#![forbid(unsafe_code)]
+
+use core::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::block::{BlockDevice, BlockError};
+use crate::dma::{Domain, DomainOptions};
+use crate::nvme::{self, Controller};
+use crate::soft::{self, Execution, MediaOptions, NamespaceOptions, SoftError};
+use crate::units::{LbaSize, NamespaceId};
+
+/// A device that was opened.
+pub struct Opened {
+    /// The namespace.
+    pub device: Arc<dyn BlockDevice>,
+    /// The controller that it belongs to.
+    pub controller: Arc<Controller>,
+    /// Its number there.
+    pub namespace: NamespaceId,
+}
+
+/// Opens the device at an address.
+///
+/// ```
+/// let opened = udirect::open::open("mem:64MiB?lba=512")?;
+/// assert_eq!(opened.device.geometry().blocks.0, 131_072);
+/// # Ok::<(), udirect::open::OpenError>(())
+/// ```
+///
+/// # Errors
+///
+/// See [`OpenError`]; nothing stays open or locked then.
+pub fn open(address: &str) -> Result<Opened, OpenError> {
+    let parsed = Address::parse(address)?;
+    let failed = |source| OpenError::Device { address: address.into(), source };
+    let controller = soft::Controller::new(parsed.options)
+        .map_err(|source| OpenError::Embedded { address: address.into(), source })?;
+    let domain = Domain::new(DomainOptions::default());
+    let transport = controller.transport();
+    let options = nvme::Options { queues: parsed.queues, ..nvme::Options::default() };
+    let controller = nvme::connect(&transport, &domain, options).map_err(failed)?;
+    let namespace = parsed.namespace;
+    let device = Arc::new(controller.namespace(namespace, address).map_err(failed)?);
+    Ok(Opened { device, controller, namespace })
+}
+
+/// Returns the forms of addresses, with a line about each.
+pub fn schemes() -> &'static [(&'static str, &'static str)] {
+    &[
+        ("mem:SIZE[?OPTIONS]", "memory behind the embedded controller; gone afterwards"),
+        ("file:PATH[?size=SIZE&OPTIONS]", "a sparse file behind the embedded controller"),
+        ("null:[SIZE][?OPTIONS]", "answers at once and moves no data; 1TiB by default"),
+    ]
+}
+
+/// Why an address could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The address does not say what it should.
+    #[error("{address}: {problem}")]
+    Address {
+        /// The address.
+        address: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The embedded controller cannot be made as asked.
+    #[error("{address}")]
+    Embedded {
+        /// The address.
+        address: String,
+        /// Why.
+        source: SoftError,
+    },
+    /// The device failed.
+    #[error("{address}")]
+    Device {
+        /// The address.
+        address: String,
+        /// How.
+        source: BlockError,
+    },
+}
+
+impl OpenError {
+    /// Says whether the request was wrong, and not the device.
+    pub fn is_usage(&self) -> bool {
+        !matches!(self, Self::Device { .. })
+    }
+}
+
+/// The capacity of `null:` when none is given: 1 TiB.
+const NULL_BYTES: u64 = 1 << 40;
+
+/// An address, taken apart and checked.
+struct Address {
+    options: soft::Options,
+    namespace: NamespaceId,
+    queues: u16,
+}
+
+impl Address {
+    fn parse(text: &str) -> Result<Self, OpenError> {
+        Self::try_parse(text)
+            .map_err(|problem| OpenError::Address { address: text.into(), problem })
+    }
+
+    fn try_parse(text: &str) -> Result<Self, String> {
+        let Some((scheme, rest)) = text.split_once(':') else {
+            return Err(format!("an address begins with a scheme: {}", scheme_names()));
+        };
+        let (target, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let pairs = query.split('&').filter(|pair| !pair.is_empty());
+        let pairs: Vec<(&str, &str)> =
+            pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect();
+        let media = media(scheme, target, &pairs)?;
+        let mut built = Built::new(media);
+        for (key, value) in &pairs {
+            built.set(key, value)?;
+        }
+        Ok(built.finish())
+    }
+}
+
+fn media(scheme: &str, target: &str, pairs: &[(&str, &str)]) -> Result<MediaOptions, String> {
+    let size = pairs.iter().find(|(key, _)| *key == "size").map(|(_, value)| *value);
+    if size.is_some() && scheme != "file" {
+        return Err(format!("size= is for file:, write {scheme}:SIZE"));
+    }
+    match scheme {
+        "mem" if target.is_empty() => Err("mem: needs a size, as in mem:1GiB".into()),
+        "mem" => Ok(MediaOptions::Ram { bytes: parse_size(target)? }),
+        "null" if target.is_empty() => Ok(MediaOptions::Null { bytes: NULL_BYTES }),
+        "null" => Ok(MediaOptions::Null { bytes: parse_size(target)? }),
+        "file" if target.is_empty() => Err("file: needs a path, as in file:/tmp/disk.img".into()),
+        "file" => {
+            let bytes = size.map(parse_size).transpose()?;
+            Ok(MediaOptions::File { path: PathBuf::from(target), bytes })
+        }
+        other => Err(format!("unknown scheme {other}:, known are {}", scheme_names())),
+    }
+}
+
+fn scheme_names() -> String {
+    let names: Vec<&str> = schemes()
+        .iter()
+        .map(|(form, _)| &form[..=form.find(':').expect("every form has a scheme")])
+        .collect();
+    names.join(" ")
+}
+
+/// A controller in the making.
+struct Built {
+    options: soft::Options,
+    namespace: NamespaceOptions,
+    count: u32,
+    number: u32,
+    queues: u16,
+}
+
+/// The keys that an address may have.
+const KEYS: &str = "size lba ns namespaces mdts noiob awupf sgl shadow queues entries thread vwc";
+
+impl Built {
+    fn new(media: MediaOptions) -> Self {
+        let options = soft::Options::default();
+        let queues = options.max_queues;
+        let namespace = NamespaceOptions { media, ..NamespaceOptions::default() };
+        Self { options, namespace, count: 1, number: 1, queues }
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let options = &mut self.options;
+        match key {
+            "size" => {}
+            "lba" => {
+                let size = LbaSize::from_bytes(parse_size(value)?);
+                self.namespace.lba_size =
+                    size.ok_or(format!("lba={value} is not a power of two from 512 to 65536"))?;
+            }
+            "ns" => self.number = number(key, value, 1, 1024)?,
+            "namespaces" => self.count = number(key, value, 1, 1024)?,
+            "mdts" => options.mdts = mdts(value)?,
+            "noiob" => options.noiob = number(key, value, 0, 65_535)?,
+            "awupf" => options.awupf_blocks = number(key, value, 1, 65_536)?,
+            "sgl" => options.sgl = boolean(key, value)?,
+            "shadow" => options.shadow_doorbells = boolean(key, value)?,
+            "vwc" => options.volatile_write_cache = boolean(key, value)?,
+            "entries" => options.max_queue_entries = number(key, value, 2, 65_536)?,
+            "queues" => {
+                let count = number(key, value, 1, 4096)?;
+                options.max_queues = u16::try_from(count).expect("the bound is small");
+                self.queues = options.max_queues;
+            }
+            "thread" => {
+                let thread = boolean(key, value)?;
+                options.execution = if thread { Execution::Thread } else { Execution::Inline };
+            }
+            other => return Err(format!("unknown option {other}, known are {KEYS}")),
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Address {
+        // Shadow doorbells live in one page, so that the stride decides how many queues there may be.
+        if self.options.shadow_doorbells {
+            self.options.doorbell_stride = 0;
+        }
+        self.count = self.count.max(self.number);
+        self.options.namespaces = vec![self.namespace; self.count as usize];
+        let namespace = NamespaceId(self.number);
+        Address { options: self.options, namespace, queues: self.queues }
+    }
+}
+
+fn mdts(value: &str) -> Result<Option<u32>, String> {
+    if value == "none" {
+        return Ok(None);
+    }
+    let bytes = parse_size(value)?;
+    u32::try_from(bytes).map(Some).map_err(|_| format!("mdts={value} is 4 GiB or more"))
+}
+
+fn number(key: &str, value: &str, least: u32, most: u32) -> Result<u32, String> {
+    let parsed = value.parse().ok().filter(|number| (least..=most).contains(number));
+    parsed.ok_or_else(|| format!("{key}={value} is not a number from {least} to {most}"))
+}
+
+fn boolean(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "" | "1" | "on" | "yes" | "true" => Ok(true),
+        "0" | "off" | "no" | "false" => Ok(false),
+        _ => Err(format!("{key}={value} is neither 1 nor 0")),
+    }
+}
+
+/// Reads a size: a number with an optional binary unit, `64MiB`, `8G`, `4096`.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        "p" | "pib" => 50,
+        _ => return Err(format!("{text:?} is not a size: write 4096, 64MiB, 8GiB")),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    match bytes {
+        Some(0) => Err(format!("a size of {text} holds nothing")),
+        Some(bytes) => Ok(bytes),
+        None => Err(format!("{text:?} is not a size below 16 EiB: write 4096, 64MiB, 8GiB")),
+    }
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened")
+            .field("info", self.device.info())
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(address: &str) -> String {
+        open(address).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_address_says_what_the_device_is_like() {
+        let opened = open("mem:64MiB?lba=512&mdts=128k&noiob=96&awupf=8&vwc=0").unwrap();
+        let geometry = opened.device.geometry();
+        assert_eq!(geometry.capacity().0, 64 << 20);
+        assert_eq!(geometry.lba_size, LbaSize::B512);
+        assert_eq!(geometry.max_transfer.0, 128 << 10);
+        assert_eq!(geometry.optimal_boundary.map(|blocks| blocks.0), Some(96));
+        assert_eq!(geometry.atomic_write.0, 8);
+        assert!(!geometry.volatile_write_cache);
+    }
+
+    #[test]
+    fn a_namespace_is_chosen_by_its_number() {
+        let opened = open("null:1GiB?namespaces=3&ns=2").unwrap();
+        assert_eq!(opened.namespace, NamespaceId(2));
+        assert_eq!(opened.controller.namespaces().count(), 3);
+    }
+
+    #[test]
+    fn every_mistake_in_an_address_is_named() {
+        let cases = [
+            ("disk", "an address begins with a scheme: mem: file: null:"),
+            ("nvme:0", "unknown scheme nvme:, known are mem: file: null:"),
+            ("mem:", "mem: needs a size, as in mem:1GiB"),
+            ("mem:12XB", "\"12XB\" is not a size: write 4096, 64MiB, 8GiB"),
+            ("mem:0", "a size of 0 holds nothing"),
+            ("mem:1GiB?size=4k", "size= is for file:, write mem:SIZE"),
+            ("mem:1GiB?lba=520", "lba=520 is not a power of two from 512 to 65536"),
+            ("mem:1GiB?entries=1", "entries=1 is not a number from 2 to 65536"),
+            ("mem:1GiB?sgl=maybe", "sgl=maybe is neither 1 nor 0"),
+        ];
+        for (address, expected) in cases {
+            assert_eq!(problem(address), format!("{address}: {expected}"));
+        }
+        assert!(problem("mem:1GiB?depth=4").contains("unknown option depth, known are size lba"));
+    }
+}
