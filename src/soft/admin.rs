@@ -16,12 +16,16 @@ use super::iommu::Purpose;
 use super::logs;
 use super::options::Options;
 use super::queue::{CompletionQueue, SubmissionQueue};
-use crate::spec::command::{AdminOpcode, Cns, Command};
+use crate::spec::command::{
+    AbortDword10, AdminOpcode, Cns, Command, CreateCompletionQueueDword11,
+    CreateSubmissionQueueDword11, GetFeaturesDword10, GetLogPageDword10, GetLogPageDword11,
+    IdentifyDword10, IdentifyDword11, QueueSizeAndId, SetFeaturesDword10,
+};
 use crate::spec::completion::{Completion, StatusField};
 use crate::spec::feature::{FeatureId, Select};
 use crate::spec::log::{CriticalWarning, LogPage};
 use crate::spec::status::Status;
-use crate::units::NamespaceId;
+use crate::units::{NamespaceId, QueueId, ZeroBased16};
 
 /// What admin commands change.
 pub(super) struct Admin {
@@ -138,11 +142,11 @@ impl Admin {
         if core.group(asked.id).is_some() {
             return Err(Status::INVALID_QUEUE_ID);
         }
-        // CDW11: PC, IEN, IV.
-        if command.cdw11 & 0xfffc != 0 || command.cdw12 != 0 {
+        let shape = CreateCompletionQueueDword11::from(command.cdw11);
+        if !shape.pc() || command.cdw11 & 0xfffc != 0 || command.cdw12 != 0 {
             return Err(Status::INVALID_FIELD);
         }
-        if command.cdw11 >> 16 > u32::from(core.options.max_queues) {
+        if shape.iv() > core.options.max_queues {
             return Err(Status::INVALID_INTERRUPT_VECTOR);
         }
         let made = core.make_completion_queue(asked.id, asked.entries, asked.iova);
@@ -154,11 +158,12 @@ impl Admin {
         if core.group_of(asked.id).is_some() {
             return Err(Status::INVALID_QUEUE_ID);
         }
-        // CDW11: PC, QPRIO, CQID; CDW12: the NVM set, of which there is none.
-        if command.cdw11 & 0xfff8 != 0 || command.cdw12 != 0 {
+        let shape = CreateSubmissionQueueDword11::from(command.cdw11);
+        // Dword 12 names an NVM set, of which there is none.
+        if !shape.pc() || command.cdw11 & 0xfff8 != 0 || command.cdw12 != 0 {
             return Err(Status::INVALID_FIELD);
         }
-        let completions = (command.cdw11 >> 16) as u16;
+        let completions = shape.cqid();
         if completions == 0 || completions > core.options.max_queues {
             return Err(Status::INVALID_QUEUE_ID);
         }
@@ -174,15 +179,17 @@ impl Admin {
         work: &mut Work,
         command: &Command,
     ) -> Result<u32, Status> {
-        let (page, retain) = (LogPage(command.cdw10 as u8), command.cdw10 & 1 << 15 != 0);
-        let dwords = u64::from(command.cdw10 >> 16 | command.cdw11 << 16) + 1;
+        let low = GetLogPageDword10::from(command.cdw10);
+        let high = GetLogPageDword11::from(command.cdw11);
+        let (page, retain) = (LogPage(low.lid()), low.rae());
+        let dwords = (u64::from(low.numdl()) | u64::from(high.numdu()) << 16) + 1;
         let offset = u64::from(command.cdw12) | u64::from(command.cdw13) << 32;
-        let (len, all) = (dwords * 4, [0, NamespaceId::ALL.0]);
+        let (len, all) = (dwords * 4, [NamespaceId::NONE.0, NamespaceId::ALL.0]);
         if !all.contains(&command.nsid) || !offset.is_multiple_of(4) || len > core.transfer_max {
             return Err(Status::INVALID_FIELD);
         }
         // LSP, LSI and the offset type mean nothing to these pages.
-        if command.cdw10 & 0x7f00 != 0 || command.cdw11 >> 16 != 0 || command.cdw14 != 0 {
+        if low.lsp() != 0 || high.lsi() != 0 || command.cdw14 != 0 {
             return Err(Status::INVALID_FIELD);
         }
         let bytes = logs::page(core, page, !retain).ok_or(Status::INVALID_LOG_PAGE)?;
@@ -196,11 +203,15 @@ impl Admin {
     }
 
     fn set_features(&mut self, core: &Core, command: &Command) -> Result<u32, Status> {
-        if command.cdw10 & 1 << 31 != 0 {
+        let asked = SetFeaturesDword10::from(command.cdw10);
+        if asked.sv() {
             return Err(Status::FEATURE_NOT_SAVEABLE);
         }
-        let id = FeatureId(command.cdw10 as u8);
+        let id = FeatureId(asked.fid());
         check_feature_scope(command)?;
+        if command.cdw10 & !0xff != 0 {
+            return Err(Status::INVALID_FIELD);
+        }
         if id == FeatureId::NUMBER_OF_QUEUES && !core.io_groups().is_empty() {
             return Err(Status::COMMAND_SEQUENCE_ERROR);
         }
@@ -229,11 +240,11 @@ impl Admin {
 
     fn get_features(&self, command: &Command) -> Result<u32, Status> {
         check_feature_scope(command)?;
-        let select = Select((command.cdw10 >> 8 & 7) as u8);
+        let asked = GetFeaturesDword10::from(command.cdw10);
         if command.cdw10 & !0x7ff != 0 {
             return Err(Status::INVALID_FIELD);
         }
-        self.features.get(FeatureId(command.cdw10 as u8), select, command.cdw11)
+        self.features.get(FeatureId(asked.fid()), Select(asked.sel()), command.cdw11)
     }
 
     fn request_event(&mut self, command: &Command) -> Outcome {
@@ -247,11 +258,11 @@ impl Admin {
     /// Aborts a waiting event request; every other command is over before an Abort is fetched.
     fn abort(&mut self, command: &Command) -> u32 {
         const NOT_ABORTED: u32 = 1;
-        let (queue, cid) = (command.cdw10 & 0xffff, (command.cdw10 >> 16) as u16);
-        match self.requests.iter().position(|waiting| *waiting == cid) {
-            Some(at) if queue == 0 => {
+        let asked = AbortDword10::from(command.cdw10);
+        match self.requests.iter().position(|waiting| *waiting == asked.cid()) {
+            Some(at) if asked.sqid() == QueueId::ADMIN.0 => {
                 self.requests.remove(at);
-                self.aborted.push(cid);
+                self.aborted.push(asked.cid());
                 0
             }
             _ => NOT_ABORTED,
@@ -269,7 +280,8 @@ struct QueueRequest {
 impl QueueRequest {
     /// Checks what both kinds of queue have in common (NVMe Base 2.0, 5.4 and 5.5).
     fn parse(core: &Core, command: &Command, granted: u32) -> Result<Self, Status> {
-        let (id, entries) = (command.cdw10 as u16, (command.cdw10 >> 16) + 1);
+        let asked = QueueSizeAndId::from(command.cdw10);
+        let (id, entries) = (asked.qid(), ZeroBased16::from_wire(asked.qsize()).count());
         let [iova, reserved] = command.dptr;
         if id == 0 || u32::from(id) > granted.min(core.options.max_queues.into()) {
             return Err(Status::INVALID_QUEUE_ID);
@@ -280,8 +292,8 @@ impl QueueRequest {
         if !iova.is_multiple_of(4096) {
             return Err(Status::INVALID_PRP_OFFSET);
         }
-        // Queues are contiguous (CAP.CQR), and CC says how large their entries are.
-        if command.cdw11 & 1 == 0 || reserved != 0 || !core.entries_are_sized() {
+        // CC has to say how large entries are before the first queue is made.
+        if reserved != 0 || !core.entries_are_sized() {
             return Err(Status::INVALID_FIELD);
         }
         Ok(Self { id, entries, iova })
@@ -322,7 +334,10 @@ fn deleted(command: &Command) -> Result<u16, Status> {
 }
 
 fn identify(core: &Core, work: &mut Work, command: &Command) -> Result<u32, Status> {
-    let (cns, csi) = (Cns(command.cdw10 as u8), (command.cdw11 >> 24) as u8);
+    let (cns, csi) = (
+        Cns(IdentifyDword10::from(command.cdw10).cns()),
+        IdentifyDword11::from(command.cdw11).csi(),
+    );
     // CNTID and CNSSID select nothing in these structures.
     if command.cdw10 & !0xff != 0 || command.cdw11 & 0xff_ffff != 0 || command.cdw14 != 0 {
         return Err(Status::INVALID_FIELD);

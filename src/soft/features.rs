@@ -105,7 +105,7 @@ impl Features {
             FeatureId::INTERRUPT_VECTOR => 0x1_ffff,
             FeatureId::WRITE_ATOMICITY => 1,
             FeatureId::ASYNC_EVENT_CONFIG => wanted_events().into(),
-            FeatureId::KEEP_ALIVE => u32::MAX,
+            // No timer is kept, as Identify says (KAS): only 0, which turns it off, can be set.
             _ => 0,
         }
     }

@@ -116,7 +116,7 @@ fn features_are_set_read_and_reset() {
     let set = |id: u32, value| Sqe::new(9, 0).cdw([id, value]);
     let get = |id: u32, select: u32| Sqe::new(10, 0).cdw([id | select << 8]);
     for (id, value) in
-        [(1, 3), (4, 350), (5, 10), (6, 0), (8, 0x0102), (10, 1), (11, 0x1ff), (15, 5)]
+        [(1, 3), (4, 350), (5, 10), (6, 0), (8, 0x0102), (10, 1), (11, 0x1ff), (15, 0)]
     {
         let default = admin.run(get(id, 1)).dw0;
         assert_eq!(admin.run(set(id, value)).status, 0, "feature {id}");
@@ -132,6 +132,7 @@ fn features_are_set_read_and_reset() {
         (7, 0xffff, INVALID_FIELD),
         (9, 65, INVALID_FIELD),
         (11, 1 << 31, INVALID_FIELD),
+        (15, 1000, INVALID_FIELD),
         (1 | 1 << 31, 0, 0x10d),
     ] {
         assert_eq!(admin.run(set(id, value)).status, status, "feature {id:#x} = {value:#x}");

@@ -8,6 +8,9 @@ use crate::spec::registers::doorbell_offset;
 use crate::units::QueueId;
 use core::sync::atomic::Ordering;
 
+/// Dword 0 of the event that a doorbell was rung with what cannot be: an error, its log is page 1.
+const INVALID_VALUE: u32 = 1 << 16 | 1 << 8;
+
 #[test]
 fn a_full_completion_queue_stops_the_controller_until_the_head_moves() {
     let (host, mut admin) = Host::up(small());
@@ -88,7 +91,7 @@ fn doorbells_that_cannot_be_are_told_by_events() {
     queue.sq_bell.ring(16);
     queue.turn();
     let told = admin.wait();
-    assert_eq!((told.cid, told.dw0), (2, 1 << 16 | 1 << 8), "invalid value, error log");
+    assert_eq!((told.cid, told.dw0), (2, INVALID_VALUE));
     queue.sq_bell.ring(0);
     assert_eq!(queue.run(Sqe::new(0, 1)).status, 0, "the right value makes up for it");
     // Masked until the log page is read.
@@ -106,22 +109,42 @@ fn doorbells_that_cannot_be_are_told_by_events() {
 }
 
 #[test]
-fn a_tail_that_passes_the_head_is_refused() {
-    let (host, mut admin, queue) = Host::with_queue(small());
+fn a_tail_that_passes_the_head_from_behind_is_refused() {
+    let (host, mut admin, mut queue) = Host::with_queue(small());
     admin.push(Sqe::new(0x0c, 0));
     admin.ring();
     admin.turn();
-    let _ = host.controller.counters();
-    let mut queue = queue;
+    queue.push_all(Sqe::new(0, 1), 15);
+    queue.ring();
+    queue.turn();
+    // The completion queue is full now, so that these ten stay where they are, from 15 to 8.
     queue.push_all(Sqe::new(0, 1), 10);
     queue.ring();
     queue.turn();
-    // The head of the completion queue says that more was consumed than was posted.
+    assert_eq!(admin.poll(), None);
+    queue.sq_bell.ring(15);
+    queue.turn();
+    assert_eq!(admin.wait().dw0, INVALID_VALUE);
+    queue.sq_bell.ring(9);
+    (0..25).for_each(|cid| assert_eq!(queue.wait().cid, cid));
+    assert_eq!(host.controller.counters().io_total(), 25);
+}
+
+#[test]
+fn a_completion_head_past_what_was_posted_is_refused() {
+    let (host, mut admin, mut queue) = Host::with_queue(small());
+    admin.push(Sqe::new(0x0c, 0));
+    admin.ring();
+    admin.turn();
+    queue.push_all(Sqe::new(0, 1), 10);
+    queue.ring();
+    queue.turn();
     queue.cq_bell.ring(12);
     queue.push_all(Sqe::new(0, 1), 10);
     queue.ring();
     queue.turn();
-    assert_eq!(admin.wait().dw0, 1 << 16 | 1 << 8);
+    assert_eq!(admin.wait().dw0, INVALID_VALUE);
+    assert_eq!(host.controller.counters().io_total(), 10);
 }
 
 #[test]
@@ -143,11 +166,7 @@ fn a_thread_serves_by_itself_and_ends_with_its_controller() {
 
 #[test]
 fn a_stepped_controller_moves_only_when_told() {
-    let (host, mut queue) = {
-        let host = Host::disabled(Options { execution: Execution::Stepped, ..small() });
-        let admin = host.enable();
-        (host, admin)
-    };
+    let (host, mut queue) = Host::up(Options { execution: Execution::Stepped, ..small() });
     queue.push(Sqe::new(0x18, 0));
     queue.ring();
     assert_eq!(queue.poll(), None);
