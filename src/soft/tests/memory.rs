@@ -136,7 +136,7 @@ fn gather(scatter: &Scatter, pieces: &Pieces) -> Vec<u8> {
 fn scattered_transfers_agree_with_a_naive_walker() {
     let mut seed = Seed::from_env("scattered_transfers_agree_with_a_naive_walker");
     let (host, _admin, mut queue) = Host::with_queue(small());
-    for round in 0..300 {
+    for round in 0..120 {
         let mut scatter = Scatter::new(&host, &mut seed);
         fill(&scatter.window, round as u8);
         let most = if seed.chance(1, 4) { 1000 } else { 40 };

@@ -3,6 +3,7 @@
 
 mod admin;
 mod host;
+mod hostile;
 mod io;
 mod memory;
 mod queues;
