@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::controller::Core;
+use super::engine::Core;
 use super::events::{Event, Kind};
 use super::features::Features;
 use super::group::{Group, Outcome, Work, batch, completion};

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::controller::lock;
+use super::engine::lock;
 use crate::spec::event::{AsyncEventResult, AsyncEventType, ErrorEvent, NoticeEvent, SmartEvent};
 use crate::spec::feature::AsyncEventConfig;
 use crate::spec::log::{CriticalWarning, LogPage};

@@ -2,13 +2,13 @@
 //!
 //! [`Group::serve`] is the hot loop: look at each tail once, execute up to a batch, post. It runs under
 //! the group's lock, which nobody contends for while each core has a group of its own.
-//! Neighbours: `queue` below, `io` for what commands mean, `controller` for whose turn it is.
+//! Neighbours: `queue` below, `io` for what commands mean, `engine` for whose turn it is.
 //! Invariant: everything that a command touches on its way is in the group or never written.
 #![forbid(unsafe_code)]
 
-use super::controller::Core;
 use super::counters::DeviceCounters;
 use super::data::Dma;
+use super::engine::Core;
 use super::interposer::{CommandContext, Verdict};
 use super::io;
 use super::queue::{BadIndex, CompletionQueue, SubmissionQueue};

@@ -7,7 +7,7 @@
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::controller::Core;
+use super::engine::Core;
 use super::io::{COPY_BLOCKS_MAX, COPY_RANGE_BLOCKS_MAX, COPY_RANGES_MAX};
 use super::logs::ERRORS_MAX;
 use super::namespace::Namespace;

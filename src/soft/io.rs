@@ -7,7 +7,7 @@
 
 use zerocopy::IntoBytes;
 
-use super::controller::Core;
+use super::engine::Core;
 use super::group::Work;
 use super::iommu::Purpose;
 use super::namespace::{Namespace, Range};

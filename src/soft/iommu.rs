@@ -2,7 +2,7 @@
 //!
 //! [`Iommu`] is the table, written by the host's mapper calls; a [`Tlb`] is one completion queue's memory
 //! of it, so that a translation is a compare and a subtraction. Neighbours: `data` walks PRPs and
-//! SGLs through a `Tlb`; `controller` maps and unmaps.
+//! SGLs through a `Tlb`; `engine` maps and unmaps.
 //! Invariant: a `Tlb` lives under its queues' lock, and `unmap` visits every such lock, so that no entry
 //! outlives its mapping and no access is under way when `unmap` returns.
 #![forbid(unsafe_code)]

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::controller::Core;
+use super::engine::Core;
 use super::identify::padded;
 use crate::spec::command::{AdminOpcode, Command, NvmOpcode};
 use crate::spec::completion::StatusField;

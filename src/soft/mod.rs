@@ -21,6 +21,7 @@ mod admin;
 mod controller;
 mod counters;
 mod data;
+mod engine;
 mod events;
 mod features;
 mod group;

@@ -5,7 +5,7 @@
 //! Invariant: every doorbell on offer has its place within the pages (the options are checked for that).
 #![forbid(unsafe_code)]
 
-use super::controller::Core;
+use super::engine::Core;
 use super::iommu::Purpose;
 use super::queue::Index;
 use crate::dma::{PAGE_BYTES, SharedBytes};

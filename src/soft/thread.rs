@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::controller::Core;
+use super::engine::Core;
 
 /// Empty passes before the thread gives its processor away.
 const SPINS: u32 = 2000;
