@@ -24,6 +24,8 @@ pub(super) enum Bell {
 
 impl Bell {
     /// A bell with its words in the shadow doorbell buffers, at the register's offset among the doorbells.
+    ///
+    /// Made before the queue is.
     pub(super) fn shadow(
         buffers: &ShadowBuffers,
         offset: usize,
@@ -31,6 +33,10 @@ impl Bell {
     ) -> Option<Self> {
         let shadow = buffers.doorbells.bytes().part(offset, 4)?;
         let event = buffers.events.bytes().part(offset, 4)?;
+        // A queue that had this identifier before has left its indices here, and the controller looks at
+        // them as soon as the queue is created.
+        shadow.span().store32(0, 0, Ordering::Relaxed);
+        event.span().store32(0, 0, Ordering::Relaxed);
         Some(Self::Shadow { shadow, event, register })
     }
 

@@ -1,0 +1,85 @@
+//! One suite for every backend: what the waist promises, whoever keeps the promise.
+//!
+//! Each case runs against each device of [`devices`]; a backend joins by adding a line there. Every case
+//! ends with the same look around: nothing in flight, every buffer at home.
+
+mod cases;
+mod host;
+mod model;
+
+use std::sync::Arc;
+
+use host::Host;
+use udirect::block::BlockDevice;
+use udirect::open::open;
+
+/// The devices under test, by address. Files are made in a folder of their own.
+fn devices(folder: &std::path::Path) -> Vec<String> {
+    let file = folder.join("image");
+    vec![
+        "mem:16MiB".into(),
+        "mem:16MiB?lba=512".into(),
+        "mem:16MiB?lba=512&max_transfer=4k&sgl=0".into(),
+        "mem:16MiB?mdts=8k".into(),
+        "mem:16MiB?mdts=none".into(),
+        "mem:16MiB?mdts=64k&noiob=7&shadow".into(),
+        "mem:16MiB?lba=512&noiob=100&thread".into(),
+        "mem:16MiB?shadow&thread&sgl=0".into(),
+        "mem:16MiB?entries=3&vwc=0".into(),
+        format!("file:{}?size=16MiB&lba=512", file.display()),
+    ]
+}
+
+/// Runs a case against every device.
+fn everywhere(case: fn(&mut Host)) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for address in devices(folder.path()) {
+        eprintln!("on {address}");
+        let opened = open(&address).unwrap_or_else(|error| panic!("{address}: {error:?}"));
+        let device: Arc<dyn BlockDevice> = opened.device;
+        let (_, before) = device.dma().usage();
+        let mut host = Host::new(Arc::clone(&device));
+        case(&mut host);
+        assert_eq!(host.inflight(), 0, "{address}: something is still in flight");
+        drop(host);
+        let (_, after) = device.dma().usage();
+        assert_eq!(after, before, "{address}: DMA memory did not come home");
+    }
+}
+
+macro_rules! conformance {
+    ($($case:ident)+) => {
+        $(
+            #[test]
+            fn $case() {
+                everywhere(cases::$case);
+            }
+        )+
+    };
+}
+
+conformance! {
+    what_is_written_is_read
+    a_list_of_buffers_is_one_stream_of_bytes
+    the_last_block_is_there_and_the_next_is_not
+    ranges_that_wrap_are_out_of_range
+    lengths_and_addresses_off_the_grid_are_refused_with_their_numbers
+    a_request_without_a_byte_is_refused
+    buffers_are_refused_that_the_device_may_not_touch
+    refused_requests_come_back_with_their_buffers
+    large_transfers_are_split_and_whole
+    a_full_queue_is_a_value_and_nothing_is_lost
+    nothing_completes_before_the_doorbell
+    flush_and_fua_succeed
+    deallocated_and_zeroed_blocks_read_as_zeroes
+    compare_tells_equal_from_different
+    verify_reads_without_a_buffer
+    copies_arrive
+    operations_that_are_not_offered_are_unsupported
+    queues_open_and_close_again_and_again
+    a_queue_that_is_closed_in_flight_takes_nothing_along
+    two_queues_on_two_threads_do_not_meet
+    depths_beyond_the_device_are_refused
+    counters_count_what_happened
+    random_requests_agree_with_a_byte_array
+}
