@@ -43,8 +43,7 @@ pub fn open(address: &str) -> Result<Opened, OpenError> {
         .map_err(|source| OpenError::Embedded { address: address.into(), source })?;
     let domain = Domain::new(DomainOptions::default());
     let transport = controller.transport();
-    let options = nvme::Options { queues: parsed.queues, ..nvme::Options::default() };
-    let controller = nvme::connect(&transport, &domain, options).map_err(failed)?;
+    let controller = nvme::connect(&transport, &domain, parsed.driver).map_err(failed)?;
     let namespace = parsed.namespace;
     let device = Arc::new(controller.namespace(namespace, address).map_err(failed)?);
     Ok(Opened { device, controller, namespace })
@@ -103,7 +102,7 @@ const NULL_BYTES: u64 = 1 << 40;
 struct Address {
     options: soft::Options,
     namespace: NamespaceId,
-    queues: u16,
+    driver: nvme::Options,
 }
 
 impl Address {
@@ -162,18 +161,19 @@ struct Built {
     namespace: NamespaceOptions,
     count: u32,
     number: u32,
-    queues: u16,
+    driver: nvme::Options,
 }
 
 /// The keys that an address may have.
-const KEYS: &str = "size lba ns namespaces mdts noiob awupf sgl shadow queues entries thread vwc";
+const KEYS: &str =
+    "size lba ns namespaces mdts noiob awupf sgl shadow queues entries thread vwc max_transfer";
 
 impl Built {
     fn new(media: MediaOptions) -> Self {
         let options = soft::Options::default();
-        let queues = options.max_queues;
+        let driver = nvme::Options { queues: options.max_queues, ..nvme::Options::default() };
         let namespace = NamespaceOptions { media, ..NamespaceOptions::default() };
-        Self { options, namespace, count: 1, number: 1, queues }
+        Self { options, namespace, count: 1, number: 1, driver }
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
@@ -197,8 +197,9 @@ impl Built {
             "queues" => {
                 let count = number(key, value, 1, 4096)?;
                 options.max_queues = u16::try_from(count).expect("the bound is small");
-                self.queues = options.max_queues;
+                self.driver.queues = options.max_queues;
             }
+            "max_transfer" => self.driver.transfer_max = Some(parse_size(value)?),
             "thread" => {
                 let thread = boolean(key, value)?;
                 options.execution = if thread { Execution::Thread } else { Execution::Inline };
@@ -216,7 +217,7 @@ impl Built {
         self.count = self.count.max(self.number);
         self.options.namespaces = vec![self.namespace; self.count as usize];
         let namespace = NamespaceId(self.number);
-        Address { options: self.options, namespace, queues: self.queues }
+        Address { options: self.options, namespace, driver: self.driver }
     }
 }
 

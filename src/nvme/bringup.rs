@@ -47,6 +47,8 @@ pub struct Options {
     pub shadow_doorbells: bool,
     /// Whether SGLs are used where the controller offers them.
     pub sgl: bool,
+    /// The most bytes of one command, where that is less than what the controller takes.
+    pub transfer_max: Option<u64>,
 }
 
 impl Default for Options {
@@ -57,6 +59,7 @@ impl Default for Options {
             admin_timeout: Duration::from_secs(60),
             shadow_doorbells: true,
             sgl: true,
+            transfer_max: None,
         }
     }
 }
@@ -288,6 +291,9 @@ impl BringUp {
         let mut limits = ControllerLimits::parse(&found.controller, found.nvm.as_deref());
         if !self.options.sgl {
             limits.use_prps();
+        }
+        if let Some(bytes) = self.options.transfer_max {
+            limits.keep_below(bytes);
         }
         found.limits = Some(limits);
         let wanted = self.options.queues.max(1) - 1;

@@ -58,6 +58,12 @@ impl ControllerLimits {
     pub(super) fn use_prps(&mut self) {
         self.rules = Rules::Prp;
     }
+
+    /// Keeps commands to `bytes`, a page at least.
+    pub(super) fn keep_below(&mut self, bytes: u64) {
+        let most = self.transfer_bytes.unwrap_or(u64::MAX);
+        self.transfer_bytes = Some(most.min(bytes.max(PAGE)));
+    }
 }
 
 /// Reads a limit of 2^n pages; 0 is no limit, and so is what passes 63 bits.
@@ -130,7 +136,7 @@ fn limits(
         nsid,
         lba_size,
         capacity,
-        transfer_max: transfer_blocks(controller.transfer_bytes, lba_size),
+        transfer_max: transfer_blocks(controller.transfer_bytes, lba_size).max(1),
         boundary: u64::from(id.noiob.get()),
         zeroes_max: command_blocks(in_blocks(controller.zeroes_bytes)),
         verify_max: command_blocks(in_blocks(controller.verify_bytes)),

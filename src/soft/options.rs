@@ -19,7 +19,10 @@ pub struct Options {
     pub namespaces: Vec<NamespaceOptions>,
     /// Whose time the controller lives on.
     pub execution: Execution,
-    /// The most bytes of one command, a power of two and a multiple of 4096; `None` for no limit.
+    /// The most bytes of one command, a power of two of at least 8192; `None` for no limit.
+    ///
+    /// MDTS is an exponent of pages and 0 stands for no limit, so that a limit of one page cannot be said
+    /// (Base 5.17.2.1, MDTS).
     pub mdts: Option<u32>,
     /// The most entries of one queue, 2 to 65536 (CAP.MQES).
     pub max_queue_entries: u32,
@@ -148,7 +151,10 @@ pub enum SoftError {
         most: usize,
     },
     /// A transfer limit that is not a power of two.
-    #[error("mdts is {0} bytes, not a power of two of at least 4096")]
+    #[error(
+        "mdts is {0} bytes, not a power of two of at least 8192: one page is what \
+             MDTS says by 0, and 0 is no limit"
+    )]
     Mdts(u32),
     /// A capacity that is not a whole number of blocks.
     #[error("{bytes} bytes are not a multiple of the logical block of {block} bytes")]
@@ -226,7 +232,7 @@ impl Options {
         text("serial", &self.serial, 20)?;
         text("firmware", &self.firmware, 8)?;
         match self.mdts {
-            Some(bytes) if !bytes.is_power_of_two() || bytes < 4096 => Err(SoftError::Mdts(bytes)),
+            Some(bytes) if !bytes.is_power_of_two() || bytes < 8192 => Err(SoftError::Mdts(bytes)),
             _ => Ok(()),
         }
     }
