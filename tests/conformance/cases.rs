@@ -8,7 +8,7 @@ use udirect::dma::{Access, DmaBuf};
 use udirect::units::{BlockCount, Lba};
 
 use crate::host::{Host, fill, one};
-pub use crate::model::random_requests_agree_with_a_byte_array;
+pub(crate) use crate::model::random_requests_agree_with_a_byte_array;
 
 fn read(lba: u64, payload: impl Into<Payload>) -> Operation {
     Operation::Read { lba: Lba(lba), payload: payload.into() }
@@ -18,7 +18,7 @@ fn write(lba: u64, payload: impl Into<Payload>) -> Operation {
     Operation::Write { lba: Lba(lba), payload: payload.into(), fua: false }
 }
 
-pub fn what_is_written_is_read(host: &mut Host) {
+pub(crate) fn what_is_written_is_read(host: &mut Host) {
     let len = host.block() * 8;
     let data = host.pattern(len, 1);
     let data = host.write(3, data);
@@ -26,7 +26,7 @@ pub fn what_is_written_is_read(host: &mut Host) {
     assert_eq!(host.read(4, host.block())[..], data[host.block()..2 * host.block()]);
 }
 
-pub fn a_list_of_buffers_is_one_stream_of_bytes(host: &mut Host) {
+pub(crate) fn a_list_of_buffers_is_one_stream_of_bytes(host: &mut Host) {
     // Whole pages, so that every backend can describe them, and of different lengths.
     let lens = [4096, 3 * 4096, 4096, 2 * 4096];
     let parts: Vec<DmaBuf> = (0u64..).zip(lens).map(|(n, len)| host.pattern(len, n)).collect();
@@ -45,7 +45,7 @@ pub fn a_list_of_buffers_is_one_stream_of_bytes(host: &mut Host) {
     assert_eq!(stream, expected);
 }
 
-pub fn the_last_block_is_there_and_the_next_is_not(host: &mut Host) {
+pub(crate) fn the_last_block_is_there_and_the_next_is_not(host: &mut Host) {
     let (last, block) = (host.blocks() - 1, host.block());
     let data = host.pattern(block, 9);
     let data = host.write(last, data);
@@ -57,7 +57,7 @@ pub fn the_last_block_is_there_and_the_next_is_not(host: &mut Host) {
     assert!(text.contains(&host.blocks().to_string()), "{text}");
 }
 
-pub fn ranges_that_wrap_are_out_of_range(host: &mut Host) {
+pub(crate) fn ranges_that_wrap_are_out_of_range(host: &mut Host) {
     for lba in [u64::MAX, u64::MAX - 1, 1 << 63, host.blocks()] {
         let buffer = host.buffer(host.block() * 2, Access::DeviceWrites);
         assert_eq!(host.refused(read(lba, buffer)).kind(), ErrorKind::OutOfRange, "{lba:#x}");
@@ -67,7 +67,7 @@ pub fn ranges_that_wrap_are_out_of_range(host: &mut Host) {
     }
 }
 
-pub fn lengths_and_addresses_off_the_grid_are_refused_with_their_numbers(host: &mut Host) {
+pub(crate) fn lengths_and_addresses_off_the_grid_are_refused_with_their_numbers(host: &mut Host) {
     let odd = host.block() + 8;
     let buffer = host.buffer(odd, Access::Both);
     let error = host.refused(write(0, buffer));
@@ -85,14 +85,14 @@ pub fn lengths_and_addresses_off_the_grid_are_refused_with_their_numbers(host: &
     }
 }
 
-pub fn a_request_without_a_byte_is_refused(host: &mut Host) {
+pub(crate) fn a_request_without_a_byte_is_refused(host: &mut Host) {
     assert_eq!(host.refused(read(0, Vec::new())).kind(), ErrorKind::Invalid);
     let blocks = BlockCount(0);
     let nothing = Operation::Deallocate { lba: Lba(0), blocks };
     assert_eq!(host.refused(nothing).kind(), ErrorKind::Invalid);
 }
 
-pub fn buffers_are_refused_that_the_device_may_not_touch(host: &mut Host) {
+pub(crate) fn buffers_are_refused_that_the_device_may_not_touch(host: &mut Host) {
     let read_only = host.buffer(host.block(), Access::DeviceReads);
     let error = host.refused(read(0, read_only));
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -102,7 +102,7 @@ pub fn buffers_are_refused_that_the_device_may_not_touch(host: &mut Host) {
     assert!(error.to_string().contains("may not read"), "{error}");
 }
 
-pub fn refused_requests_come_back_with_their_buffers(host: &mut Host) {
+pub(crate) fn refused_requests_come_back_with_their_buffers(host: &mut Host) {
     let data = host.pattern(host.block(), 5);
     let expected = data.to_vec();
     let request = Request::new(write(host.blocks(), data), 11);
@@ -113,7 +113,7 @@ pub fn refused_requests_come_back_with_their_buffers(host: &mut Host) {
     assert_eq!(buffer[..], expected[..]);
 }
 
-pub fn large_transfers_are_split_and_whole(host: &mut Host) {
+pub(crate) fn large_transfers_are_split_and_whole(host: &mut Host) {
     let len = 5 << 20;
     let data = host.pattern(len, 77);
     let data = host.write(2, data);
@@ -123,7 +123,7 @@ pub fn large_transfers_are_split_and_whole(host: &mut Host) {
     assert_eq!(host.queue.counters().splits, 2);
 }
 
-pub fn a_full_queue_is_a_value_and_nothing_is_lost(host: &mut Host) {
+pub(crate) fn a_full_queue_is_a_value_and_nothing_is_lost(host: &mut Host) {
     let depth = host.queue.depth();
     let block = host.block();
     for n in 0..depth {
@@ -148,7 +148,7 @@ pub fn a_full_queue_is_a_value_and_nothing_is_lost(host: &mut Host) {
     }
 }
 
-pub fn nothing_completes_before_the_doorbell(host: &mut Host) {
+pub(crate) fn nothing_completes_before_the_doorbell(host: &mut Host) {
     let data = host.pattern(host.block(), 3);
     host.queue.submit(Request::new(write(0, data), 1)).expect("a free slot");
     for _ in 0..1000 {
@@ -158,14 +158,14 @@ pub fn nothing_completes_before_the_doorbell(host: &mut Host) {
     assert!(host.wait(1).pop().expect("one").result.is_ok());
 }
 
-pub fn flush_and_fua_succeed(host: &mut Host) {
+pub(crate) fn flush_and_fua_succeed(host: &mut Host) {
     let data = host.pattern(host.block(), 3);
     let fua = Operation::Write { lba: Lba(1), payload: data.into(), fua: true };
     host.run(fua).result.expect("a write through the cache");
     host.run(Operation::Flush).result.expect("a flush");
 }
 
-pub fn deallocated_and_zeroed_blocks_read_as_zeroes(host: &mut Host) {
+pub(crate) fn deallocated_and_zeroed_blocks_read_as_zeroes(host: &mut Host) {
     let (block, len) = (host.block(), host.block() * 16);
     let data = host.pattern(len, 8);
     let data = host.write(0, data);
@@ -183,7 +183,7 @@ pub fn deallocated_and_zeroed_blocks_read_as_zeroes(host: &mut Host) {
     }
 }
 
-pub fn compare_tells_equal_from_different(host: &mut Host) {
+pub(crate) fn compare_tells_equal_from_different(host: &mut Host) {
     let len = host.block() * 3;
     let data = host.pattern(len, 4);
     let mut data = host.write(6, data);
@@ -201,12 +201,12 @@ fn libc_eilseq() -> i32 {
     84
 }
 
-pub fn verify_reads_without_a_buffer(host: &mut Host) {
+pub(crate) fn verify_reads_without_a_buffer(host: &mut Host) {
     let blocks = BlockCount(host.blocks());
     host.run(Operation::Verify { lba: Lba(0), blocks }).result.expect("every block is sound");
 }
 
-pub fn copies_arrive(host: &mut Host) {
+pub(crate) fn copies_arrive(host: &mut Host) {
     let len = host.block() * 300;
     let data = host.pattern(len, 14);
     let data = host.write(0, data);
@@ -215,7 +215,7 @@ pub fn copies_arrive(host: &mut Host) {
     assert_eq!(host.read(1000, len)[..], data[..]);
 }
 
-pub fn operations_that_are_not_offered_are_unsupported(host: &mut Host) {
+pub(crate) fn operations_that_are_not_offered_are_unsupported(host: &mut Host) {
     let offers = host.device.geometry().operations;
     let (lba, blocks) = (Lba(0), BlockCount(1));
     let cases = [
@@ -233,7 +233,7 @@ pub fn operations_that_are_not_offered_are_unsupported(host: &mut Host) {
     }
 }
 
-pub fn queues_open_and_close_again_and_again(host: &mut Host) {
+pub(crate) fn queues_open_and_close_again_and_again(host: &mut Host) {
     let device = Arc::clone(&host.device);
     let (_, before) = device.dma().usage();
     for depth in 1..=40 {
@@ -253,7 +253,7 @@ pub fn queues_open_and_close_again_and_again(host: &mut Host) {
     assert_eq!(device.dma().usage().1, before);
 }
 
-pub fn a_queue_that_is_closed_in_flight_takes_nothing_along(host: &mut Host) {
+pub(crate) fn a_queue_that_is_closed_in_flight_takes_nothing_along(host: &mut Host) {
     let device = Arc::clone(&host.device);
     let (_, before) = device.dma().usage();
     let mut other = Host::new(Arc::clone(&device));
@@ -271,7 +271,7 @@ pub fn a_queue_that_is_closed_in_flight_takes_nothing_along(host: &mut Host) {
     host.write(0, data);
 }
 
-pub fn two_queues_on_two_threads_do_not_meet(host: &mut Host) {
+pub(crate) fn two_queues_on_two_threads_do_not_meet(host: &mut Host) {
     let device = Arc::clone(&host.device);
     let half = device.geometry().blocks.0 / 2;
     let work = |start: u64| {
@@ -290,7 +290,7 @@ pub fn two_queues_on_two_threads_do_not_meet(host: &mut Host) {
     });
 }
 
-pub fn depths_beyond_the_device_are_refused(host: &mut Host) {
+pub(crate) fn depths_beyond_the_device_are_refused(host: &mut Host) {
     for depth in [0, host.device.max_depth() + 1, u32::MAX] {
         let options = QueueOptions { depth, ..QueueOptions::default() };
         let error = host.device.open_queue(&options).err().expect("too deep");
@@ -299,7 +299,7 @@ pub fn depths_beyond_the_device_are_refused(host: &mut Host) {
     }
 }
 
-pub fn counters_count_what_happened(host: &mut Host) {
+pub(crate) fn counters_count_what_happened(host: &mut Host) {
     let before = host.queue.counters();
     let batch = host.queue.depth().min(8);
     for n in 0..batch {

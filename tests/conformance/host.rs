@@ -13,49 +13,49 @@ use udirect::units::Lba;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A device and a queue to it.
-pub struct Host {
-    pub device: Arc<dyn BlockDevice>,
-    pub queue: Box<dyn IoQueue>,
+pub(crate) struct Host {
+    pub(crate) device: Arc<dyn BlockDevice>,
+    pub(crate) queue: Box<dyn IoQueue>,
 }
 
 impl Host {
-    pub fn new(device: Arc<dyn BlockDevice>) -> Self {
+    pub(crate) fn new(device: Arc<dyn BlockDevice>) -> Self {
         let depth = device.max_depth().min(64);
         Self::with_depth(device, depth)
     }
 
-    pub fn with_depth(device: Arc<dyn BlockDevice>, depth: u32) -> Self {
+    pub(crate) fn with_depth(device: Arc<dyn BlockDevice>, depth: u32) -> Self {
         let options = QueueOptions { depth, ..QueueOptions::default() };
         let queue = device.open_queue(&options).expect("a queue");
         Self { device, queue }
     }
 
-    pub fn inflight(&self) -> usize {
+    pub(crate) fn inflight(&self) -> usize {
         self.queue.inflight()
     }
 
     /// The size of a block in bytes.
-    pub fn block(&self) -> usize {
+    pub(crate) fn block(&self) -> usize {
         self.device.geometry().lba_size.bytes() as usize
     }
 
-    pub fn blocks(&self) -> u64 {
+    pub(crate) fn blocks(&self) -> u64 {
         self.device.geometry().blocks.0
     }
 
-    pub fn buffer(&self, len: usize, access: Access) -> DmaBuf {
+    pub(crate) fn buffer(&self, len: usize, access: Access) -> DmaBuf {
         self.device.dma().buffer(len, access).expect("a buffer")
     }
 
     /// A buffer of `len` bytes that say where they belong.
-    pub fn pattern(&self, len: usize, salt: u64) -> DmaBuf {
+    pub(crate) fn pattern(&self, len: usize, salt: u64) -> DmaBuf {
         let mut buffer = self.buffer(len, Access::Both);
         fill(&mut buffer, salt);
         buffer
     }
 
     /// Submits one request and waits for it.
-    pub fn run(&mut self, operation: Operation) -> Completion {
+    pub(crate) fn run(&mut self, operation: Operation) -> Completion {
         self.queue.submit(Request::new(operation, 42)).expect("the request is taken");
         self.queue.ring();
         let mut completions = self.wait(1);
@@ -65,7 +65,7 @@ impl Host {
     }
 
     /// Submits one request that must be refused at once, and returns why.
-    pub fn refused(&mut self, operation: Operation) -> BlockError {
+    pub(crate) fn refused(&mut self, operation: Operation) -> BlockError {
         match self.queue.submit(Request::new(operation, 7)) {
             Err(Rejected::Invalid(request, error)) => {
                 assert_eq!(request.tag, 7);
@@ -76,7 +76,7 @@ impl Host {
     }
 
     /// Waits for `count` completions.
-    pub fn wait(&mut self, count: usize) -> Vec<Completion> {
+    pub(crate) fn wait(&mut self, count: usize) -> Vec<Completion> {
         let deadline = Instant::now() + PATIENCE;
         let mut completions = Vec::new();
         while completions.len() < count {
@@ -87,14 +87,14 @@ impl Host {
         completions
     }
 
-    pub fn write(&mut self, lba: u64, buffer: DmaBuf) -> DmaBuf {
+    pub(crate) fn write(&mut self, lba: u64, buffer: DmaBuf) -> DmaBuf {
         let completion =
             self.run(Operation::Write { lba: Lba(lba), payload: buffer.into(), fua: false });
         completion.result.as_ref().expect("a write");
         one(completion)
     }
 
-    pub fn read(&mut self, lba: u64, len: usize) -> DmaBuf {
+    pub(crate) fn read(&mut self, lba: u64, len: usize) -> DmaBuf {
         let buffer = self.buffer(len, Access::DeviceWrites);
         let completion = self.run(Operation::Read { lba: Lba(lba), payload: buffer.into() });
         completion.result.as_ref().expect("a read");
@@ -103,12 +103,12 @@ impl Host {
 }
 
 /// The buffer of a request that had one.
-pub fn one(completion: Completion) -> DmaBuf {
+pub(crate) fn one(completion: Completion) -> DmaBuf {
     completion.request.into_payload().expect("a payload").into_one().expect("one buffer")
 }
 
 /// Fills bytes that differ from place to place and from salt to salt.
-pub fn fill(bytes: &mut [u8], salt: u64) {
+pub(crate) fn fill(bytes: &mut [u8], salt: u64) {
     let mut words = fastrand::Rng::with_seed(salt);
     words.fill(bytes);
 }

@@ -18,7 +18,7 @@ fn requests() -> u64 {
     wanted.unwrap_or(if cfg!(debug_assertions) { 2_000 } else { 20_000 })
 }
 
-pub fn random_requests_agree_with_a_byte_array(host: &mut Host) {
+pub(crate) fn random_requests_agree_with_a_byte_array(host: &mut Host) {
     let mut seed = Seed::from_env("random requests");
     let mut model = Model::new(host, &mut seed);
     for _ in 0..requests() {
