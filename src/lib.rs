@@ -1,4 +1,6 @@
 //! Direct I/O for NVMe from userspace.
+//!
+#![doc = include_str!("../README.md")]
 #[expect(unsafe_code, reason = "maps and shares memory with devices")]
 pub mod dma;
 
