@@ -14,6 +14,8 @@
 //! This room knows nothing of NVMe: the native driver, the kernel's rings and SPDK are equals
 //! behind it, and one conformance suite runs against all of them.
 
+#![forbid(unsafe_code)]
+
 mod device;
 mod error;
 mod geometry;

@@ -1,4 +1,5 @@
 //! Pages: hugepages where there are any, locked ordinary ones where there are not.
+#![forbid(unsafe_code)]
 
 use core::fmt;
 use std::fs::File;
