@@ -1,0 +1,144 @@
+//! The test bed of the benches: the driver on a controller that works only when it is told to.
+//!
+//! The controller is stepped outside of what is measured, so that a figure is the driver's alone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use udirect::block::{BlockDevice, Completion, IoQueue, QueueOptions, Request};
+use udirect::dma::{Access, DmaBuf, Domain, DomainOptions, PagePolicy};
+use udirect::nvme;
+use udirect::soft::{Controller, Execution, MediaOptions, NamespaceOptions, Options};
+use udirect::units::{Lba, NamespaceId};
+
+/// I/Os of one batch, as in the budget of the driver.
+pub const BATCH: usize = 32;
+
+/// Slots of the queue, as in the budget of the driver.
+pub const DEPTH: u32 = 128;
+
+/// A queue pair, the controller behind it, and buffers to read into.
+pub struct Bed {
+    pub queue: Box<dyn IoQueue>,
+    pub controller: Arc<Controller>,
+    pub buffers: Vec<DmaBuf>,
+    next: u64,
+}
+
+impl Bed {
+    /// A queue to a device of no media; buffers of `bytes` each.
+    pub fn new(bytes: usize, sgl: bool) -> Self {
+        let media = MediaOptions::Null { bytes: 1 << 40 };
+        let namespace = NamespaceOptions { media, ..NamespaceOptions::default() };
+        let options = Options {
+            namespaces: vec![namespace],
+            execution: Execution::Stepped,
+            sgl,
+            ..Options::default()
+        };
+        let controller = Controller::new(options).expect("the options are sound");
+        let device = stepping(&controller, || connect(&controller));
+        let depth = QueueOptions { depth: DEPTH, ..QueueOptions::default() };
+        let queue = stepping(&controller, || device.open_queue(&depth)).expect("a queue");
+        let buffer = || device.dma().buffer(bytes, Access::DeviceWrites).expect("a buffer");
+        let buffers = (0..DEPTH).map(|_| buffer()).collect();
+        Self { queue, controller, buffers, next: 0 }
+    }
+
+    /// Makes a batch of reads, in the order in which buffers came back.
+    pub fn requests(&mut self) -> Vec<Request> {
+        let buffers = self.buffers.drain(..BATCH);
+        buffers
+            .map(|buffer| {
+                self.next += 1;
+                Request::read(Lba(self.next * 997 % (1 << 20)), buffer, self.next)
+            })
+            .collect()
+    }
+
+    /// Submits a batch and rings: one half of what is measured.
+    #[inline(never)]
+    pub fn submit(&mut self, requests: Vec<Request>) {
+        for request in requests {
+            self.queue.submit(request).expect("a free slot");
+        }
+        self.queue.ring();
+    }
+
+    /// Polls a batch: the other half. The sink only takes the buffer back.
+    #[inline(never)]
+    pub fn poll(&mut self) -> usize {
+        let Self { queue, buffers, .. } = self;
+        queue.poll(BATCH, &mut |completion| take_back(completion, buffers))
+    }
+
+    /// One batch there and back, so that caches, pages and predictors have seen it.
+    pub fn lap(&mut self) {
+        let requests = self.requests();
+        self.submit(requests);
+        self.controller.step();
+        assert_eq!(self.poll(), BATCH);
+    }
+}
+
+fn take_back(completion: Completion, buffers: &mut Vec<DmaBuf>) {
+    assert!(completion.result.is_ok(), "{:?}", completion.result);
+    let payload = completion.request.into_payload().expect("a read has a payload");
+    buffers.push(payload.into_one().expect("it was one buffer"));
+}
+
+fn connect(controller: &Arc<Controller>) -> nvme::Namespace {
+    let domain = Domain::new(DomainOptions { pages: PagePolicy::Ordinary });
+    let transport = controller.transport();
+    let connected = nvme::connect(&transport, &domain, nvme::Options::default());
+    let connected = connected.expect("a controller");
+    connected.namespace(NamespaceId(1), "bench").expect("a namespace")
+}
+
+/// Does something that waits for the controller, which another thread steps meanwhile.
+fn stepping<T>(controller: &Controller, work: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                controller.step();
+                thread::yield_now();
+            }
+        });
+        let result = work();
+        done.store(true, Ordering::Release);
+        result
+    })
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        // Deleting the queue and shutting down are commands too.
+        let controller = Arc::clone(&self.controller);
+        let queue = std::mem::replace(&mut self.queue, Box::new(Closed));
+        stepping(&controller, || drop(queue));
+    }
+}
+
+/// What is left of the queue once it is closed.
+struct Closed;
+
+impl IoQueue for Closed {
+    fn submit(&mut self, request: Request) -> Result<(), udirect::block::Rejected> {
+        Err(udirect::block::Rejected::QueueFull(request))
+    }
+    fn ring(&mut self) {}
+    fn poll(&mut self, _: usize, _: &mut dyn FnMut(Completion)) -> usize {
+        0
+    }
+    fn inflight(&self) -> usize {
+        0
+    }
+    fn depth(&self) -> usize {
+        0
+    }
+    fn counters(&self) -> udirect::block::Counters {
+        udirect::block::Counters::default()
+    }
+}
