@@ -7,6 +7,9 @@ pub mod dma;
 #[cfg(feature = "program")]
 pub mod bench;
 pub mod block;
+#[cfg(feature = "program")]
+#[doc(hidden)]
+pub mod cli;
 pub mod nvme;
 pub mod open;
 #[doc(hidden)]

@@ -1,3 +1,7 @@
 //! The `udirect` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    udirect::cli::main()
+}
