@@ -27,18 +27,26 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
     let Decision { plan, notes } = plan::decide(args)?;
     let mut place = Place::prepare(args.output.as_deref())?;
     let stop = signals::stop_flag().context("signal handlers").map_err(Failure::device)?;
-    if !args.quiet {
-        notes.iter().for_each(|note| tell(&format!("note: {note}")));
-    }
+    let mut notes = if args.quiet { Vec::new() } else { notes };
     let line = Line::on_terminal(args.quiet);
-    let ran = runner::run(&plan, &stop, &mut |progress| line.show(progress));
+    let ran = runner::run(&plan, &stop, &mut |progress| {
+        // Not before something runs: a refusal is one line.
+        tell_notes(&mut notes);
+        line.show(progress);
+    });
     line.clear();
     let result = ran?;
+    tell_notes(&mut notes);
     place.write(&written(&result, args.format)?)?;
     if stop.load(Ordering::Relaxed) && !args.quiet {
         tell("note: the run was ended by a signal; the result is of what ran before it");
     }
     judge(&result)
+}
+
+/// Tells the notes that have not been told.
+fn tell_notes(notes: &mut Vec<String>) {
+    notes.drain(..).for_each(|note| tell(&format!("note: {note}")));
 }
 
 /// Where the result goes.
