@@ -58,8 +58,8 @@ fn wrong_names_are_answered_with_the_nearest() {
 
 #[test]
 fn an_option_that_only_fio_has_is_refused_by_name() {
-    let answer = "fio's option \"write_bw_log\" is not supported";
-    assert_eq!(complaint("bench --write_bw_log=x"), answer);
+    let answer = "fio's option \"zonemode\" is not supported";
+    assert_eq!(complaint("bench --zonemode=zbd"), answer);
 }
 
 #[test]
