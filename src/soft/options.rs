@@ -151,10 +151,7 @@ pub enum SoftError {
         most: usize,
     },
     /// A transfer limit that is not a power of two.
-    #[error(
-        "mdts is {0} bytes, not a power of two of at least 8192: one page is what \
-             MDTS says by 0, and 0 is no limit"
-    )]
+    #[error("mdts is {0} bytes, not a power of two of at least 8192")]
     Mdts(u32),
     /// A capacity that is not a whole number of blocks.
     #[error("{bytes} bytes are not a multiple of the logical block of {block} bytes")]

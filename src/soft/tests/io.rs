@@ -111,7 +111,7 @@ fn blocks_made_uncorrectable_stay_so_until_written() {
 
 #[test]
 fn wrong_commands_have_their_own_status() {
-    let (host, _admin, mut queue) = Host::with_queue(Options { mdts: Some(4096), ..small() });
+    let (host, _admin, mut queue) = Host::with_queue(Options { mdts: Some(8192), ..small() });
     let memory = host.memory(8192);
     let good = read(&memory, 0, 1);
     let at = |prp1, prp2| Sqe { dptr: [prp1, prp2], ..good };
@@ -132,7 +132,7 @@ fn wrong_commands_have_their_own_status() {
         ("first block past the end", read(&memory, 2048, 1), LBA_OUT_OF_RANGE),
         ("last block past the end", read(&memory, 2047, 2), LBA_OUT_OF_RANGE),
         ("wrapping block", read(&memory, u64::MAX, 2), LBA_OUT_OF_RANGE),
-        ("longer than MDTS", read(&memory, 0, 9), INVALID_FIELD),
+        ("longer than MDTS", read(&memory, 0, 17), INVALID_FIELD),
         ("fused", Sqe { flags: 1, ..good }, INVALID_FIELD),
         ("reserved flag", Sqe { flags: 4, ..good }, INVALID_FIELD),
         ("PSDT 3", Sqe { flags: 0xc0, ..good }, INVALID_FIELD),

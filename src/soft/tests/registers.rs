@@ -149,7 +149,7 @@ fn options_outside_their_limits_are_refused_with_numbers() {
     let refused = text(Options { max_queue_entries: 1, ..small() });
     assert_eq!(refused, "max_queue_entries is 1, outside 2..=65536");
     let refused = text(Options { mdts: Some(5000), ..small() });
-    assert_eq!(refused, "mdts is 5000 bytes, not a power of two of at least 4096");
+    assert_eq!(refused, "mdts is 5000 bytes, not a power of two of at least 8192");
     let refused = text(Options { shadow_doorbells: true, max_queues: 32, ..small() });
     assert_eq!(refused, "max_queues is 32, outside 1..=31");
     assert!(text(Options { serial: String::new(), ..small() }).contains("serial"));
