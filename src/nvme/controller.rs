@@ -175,7 +175,12 @@ impl Controller {
                     false => Err(status::admin_error(completion.status, what)),
                 };
             }
-            self.check_live()?;
+            if let Err(error) = self.check_live() {
+                // Whoever gave the controller up waits for the lock that is held here. The command may
+                // still touch its memory, so the caller must not have it back before the stop.
+                self.stop(&mut control, &self.reason());
+                return Err(error);
+            }
             if wait.is_over() {
                 let after = self.admin_timeout;
                 self.stop(&mut control, &format!("{what} took longer than {after:?}"));
@@ -382,6 +387,12 @@ impl Controller {
         self.announce(reason);
         let mut control = self.lock();
         self.stop(&mut control, reason);
+    }
+
+    /// Makes sure that a controller that was given up can no longer touch memory.
+    pub(super) fn ensure_stopped(&self) {
+        let mut control = self.lock();
+        self.stop(&mut control, &self.reason());
     }
 
     fn stop(&self, control: &mut Control, reason: &str) {
