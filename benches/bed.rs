@@ -22,7 +22,8 @@ pub const DEPTH: u32 = 128;
 pub struct Bed {
     pub queue: Box<dyn IoQueue>,
     pub controller: Arc<Controller>,
-    pub buffers: Vec<DmaBuf>,
+    buffers: Vec<DmaBuf>,
+    done: Vec<Completion>,
     next: u64,
 }
 
@@ -43,11 +44,14 @@ impl Bed {
         let queue = stepping(&controller, || device.open_queue(&depth)).expect("a queue");
         let buffer = || device.dma().buffer(bytes, Access::DeviceWrites).expect("a buffer");
         let buffers = (0..DEPTH).map(|_| buffer()).collect();
-        Self { queue, controller, buffers, next: 0 }
+        let done = Vec::with_capacity(DEPTH as usize);
+        Self { queue, controller, buffers, done, next: 0 }
     }
 
     /// Makes a batch of reads, in the order in which buffers came back.
     pub fn requests(&mut self) -> Vec<Request> {
+        let back = self.done.drain(..).map(buffer_of);
+        self.buffers.extend(back);
         let buffers = self.buffers.drain(..BATCH);
         buffers
             .map(|buffer| {
@@ -66,11 +70,12 @@ impl Bed {
         self.queue.ring();
     }
 
-    /// Polls a batch: the other half. The sink only takes the buffer back.
+    /// Polls a batch: the other half. The sink keeps the completion for later, which every caller does
+    /// in some form.
     #[inline(never)]
     pub fn poll(&mut self) -> usize {
-        let Self { queue, buffers, .. } = self;
-        queue.poll(BATCH, &mut |completion| take_back(completion, buffers))
+        let Self { queue, done, .. } = self;
+        queue.poll(BATCH, &mut |completion| done.push(completion))
     }
 
     /// One batch there and back, so that caches, pages and predictors have seen it.
@@ -82,10 +87,10 @@ impl Bed {
     }
 }
 
-fn take_back(completion: Completion, buffers: &mut Vec<DmaBuf>) {
-    assert!(completion.result.is_ok(), "{:?}", completion.result);
+fn buffer_of(completion: Completion) -> DmaBuf {
+    completion.result.expect("a read of no media succeeds");
     let payload = completion.request.into_payload().expect("a read has a payload");
-    buffers.push(payload.into_one().expect("it was one buffer"));
+    payload.into_one().expect("it was one buffer")
 }
 
 fn connect(controller: &Arc<Controller>) -> nvme::Namespace {

@@ -35,7 +35,7 @@ impl<const WORDS: usize> Ring<WORDS> {
     }
 
     /// Returns the number of entries.
-    #[inline]
+    #[inline(always)]
     pub fn entries(&self) -> u32 {
         self.entries
     }
@@ -45,7 +45,7 @@ impl<const WORDS: usize> Ring<WORDS> {
     /// # Panics
     ///
     /// If there is no such entry.
-    #[inline]
+    #[inline(always)]
     pub fn store(&self, index: u32, words: [u64; WORDS]) {
         let entry = self.entry(index);
         for (word, value) in entry.iter().zip(words) {
@@ -58,24 +58,19 @@ impl<const WORDS: usize> Ring<WORDS> {
     /// # Panics
     ///
     /// If there is no such entry.
-    #[inline]
+    #[inline(always)]
     pub fn load(&self, index: u32) -> [u64; WORDS] {
         let entry = self.entry(index);
         core::array::from_fn(|word| entry[word].load(Ordering::Relaxed))
     }
 
-    /// Returns one word of an entry.
+    /// Returns the words of an entry.
     ///
     /// # Panics
     ///
-    /// If there is no such entry or word.
-    #[inline]
-    pub fn word(&self, index: u32, word: usize) -> &AtomicU64 {
-        &self.entry(index)[word]
-    }
-
-    #[inline]
-    fn entry(&self, index: u32) -> &[AtomicU64; WORDS] {
+    /// If there is no such entry.
+    #[inline(always)]
+    pub fn entry(&self, index: u32) -> &[AtomicU64; WORDS] {
         assert!(index < self.entries, "entry {index} of {}", self.entries);
         // SAFETY: `over` proved that `entries` entries lie in memory that `_bytes` keeps mapped, and that
         // the first word is aligned; `index < entries` was just checked.

@@ -302,6 +302,28 @@ impl<'a> Span<'a> {
         self.word64(offset).store(value, order);
     }
 
+    /// Stores 64-bit words to the end of the span, the first one `first` and each `step` more than the one
+    /// before it. Nothing orders them.
+    ///
+    /// # Panics
+    ///
+    /// If the span is not made of aligned 64-bit words.
+    #[inline]
+    pub fn store_steps(self, first: u64, step: u64) {
+        const WORD: usize = size_of::<AtomicU64>();
+        let start = self.start.as_ptr();
+        let whole = start.addr().is_multiple_of(WORD) && self.len.is_multiple_of(WORD);
+        assert!(whole, "words over {} bytes", self.len);
+        let mut value = first;
+        for at in (0..self.len).step_by(WORD) {
+            // SAFETY: `at` is a multiple of a word below `len`, which is one too: the word lies within.
+            let cell = unsafe { start.add(at) };
+            // SAFETY: as in `word64`, which checks for each word what is checked above for all.
+            unsafe { AtomicU64::from_ptr(cell.cast()) }.store(value, Ordering::Relaxed);
+            value = value.wrapping_add(step);
+        }
+    }
+
     #[inline]
     fn cell(self, offset: usize, size: usize) -> *mut u8 {
         let in_bounds = offset.checked_add(size).is_some_and(|end| end <= self.len);

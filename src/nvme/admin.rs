@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::bell::Bell;
 use super::deadline::Tick;
 use super::ring::{CompletionRing, SubmissionRing};
-use super::slots::Slots;
+use super::slots::{Occupant, Slots};
 use crate::block::{BlockError, Cause};
 use crate::dma::{Access, DmaError, Domain, Ring, Window};
 use crate::spec::command::{AdminOpcode, Command};
@@ -25,12 +25,21 @@ const ENTRIES: u16 = 64;
 const SLOTS: u16 = ENTRIES - 1;
 
 /// Why an admin command was sent.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum Purpose {
+    /// It was not: the slot is free.
+    #[default]
+    None,
     /// Somebody waits for its result.
     Command,
     /// It waits for an event.
     Event,
+}
+
+impl Occupant for Purpose {
+    fn is_nobody(&self) -> bool {
+        matches!(self, Self::None)
+    }
 }
 
 /// The admin queue pair.
@@ -130,10 +139,15 @@ impl Admin {
         if entry.sq_id != QueueId::ADMIN.0 {
             return Err(violation(format!("queue {} in the admin completion queue", entry.sq_id)));
         }
-        self.sq.accept_head(entry.sq_head).map_err(|outside| violation(format!("{outside:?}")))?;
+        if !self.sq.accept_head(entry.sq_head) {
+            return Err(violation(self.sq.explain_head(entry.sq_head)));
+        }
         let cid = CommandId(entry.cid);
-        let finished = self.slots.finish(cid).map_err(|stray| violation(stray.to_string()))?;
-        match finished.owner {
+        let Some(index) = self.slots.find(cid) else {
+            return Err(violation(self.slots.explain(cid).to_string()));
+        };
+        match self.slots.empty(index) {
+            Purpose::None => {}
             Purpose::Command => self.finished.push((cid, entry)),
             Purpose::Event if entry.status.is_success() => {
                 self.events.push_back(AsyncEventResult::from_bits(entry.dw0));

@@ -10,7 +10,7 @@ use crate::spec::command::{
     Command, CommandFlags, CopyDword12, CopyRange, DsmDword10, DsmDword11, DsmRange, IoDword12,
     NvmOpcode, PSDT_SGL,
 };
-use crate::spec::sgl::SglDescriptor;
+use crate::spec::sgl::{SglDescriptor, SglType};
 
 /// A command without its identifier, and the list page that it points to.
 #[derive(Clone, Copy)]
@@ -76,10 +76,10 @@ fn zero_based(blocks: u64) -> u16 {
     blocks.wrapping_sub(1) as u16
 }
 
-/// Adds the data pointer: two PRPs where they are enough, whatever else the controller offers.
+/// Adds the data pointer.
 #[inline]
 fn with_data(
-    mut command: Command,
+    command: Command,
     limits: &Limits,
     lists: &mut Lists,
     payload: &Payload,
@@ -87,19 +87,40 @@ fn with_data(
 ) -> Option<Composed> {
     let shift = limits.lba_size.shift();
     let (offset, len) = (piece.skipped << shift, piece.blocks << shift);
-    if let Payload::One(buffer) = payload {
-        let run = Run { iova: buffer.iova().0 + offset, len };
-        let pages = memory::pages(run);
-        if pages <= 2 {
-            let second = (run.iova & !(memory::PAGE - 1)) + memory::PAGE;
-            command.dptr = [run.iova, if pages == 2 { second } else { 0 }];
-            return Some(Composed::alone(command));
+    match (payload, limits.rules) {
+        (Payload::One(buffer), rules) => {
+            with_run(command, rules, lists, Run { iova: buffer.iova().0 + offset, len })
+        }
+        (Payload::List(_), Rules::Prp) => {
+            with_prps(command, lists, memory::runs(payload, offset, len))
+        }
+        (Payload::List(_), Rules::Sgl) => {
+            with_sgl(command, lists, memory::runs(payload, offset, len))
         }
     }
-    match limits.rules {
-        Rules::Prp => with_prps(command, lists, memory::runs(payload, offset, len)),
-        Rules::Sgl => with_sgl(command, lists, memory::runs(payload, offset, len)),
+}
+
+/// Points to one run: by two PRPs where they are enough, whatever else the controller offers, then by one
+/// descriptor where it takes them, and by a PRP list where not.
+#[inline]
+fn with_run(mut command: Command, rules: Rules, lists: &mut Lists, run: Run) -> Option<Composed> {
+    let pages = memory::pages(run);
+    let second = (run.iova & !(memory::PAGE - 1)) + memory::PAGE;
+    if pages <= 2 {
+        command.dptr = [run.iova, if pages == 2 { second } else { 0 }];
+        return Some(Composed::alone(command));
     }
+    if rules == Rules::Sgl {
+        let len = u32::try_from(run.len).expect("a command transfers less than 4 GiB");
+        let descriptor = SglDescriptor::new(SglType::DATA_BLOCK, run.iova, len);
+        command.flags = CommandFlags::new().with_psdt(PSDT_SGL);
+        command.dptr = zerocopy::transmute!(descriptor);
+        return Some(Composed::alone(command));
+    }
+    let (list, page) = lists.take()?;
+    page.store_steps(pages as usize - 1, second, memory::PAGE);
+    command.dptr = [run.iova, page.iova()];
+    Some(Composed { command, list: Some(list) })
 }
 
 fn with_prps(

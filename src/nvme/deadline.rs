@@ -44,20 +44,20 @@ impl Deadlines {
     }
 
     /// Counts a command in.
-    #[inline]
+    #[inline(always)]
     pub(super) fn start(&mut self) -> Tick {
         self.counts[usize::from(self.now) % SLOTS] += 1;
         Tick(self.now)
     }
 
     /// Counts a command out.
-    #[inline]
+    #[inline(always)]
     pub(super) fn stop(&mut self, tick: Tick) {
         self.counts[usize::from(tick.0) % SLOTS] -= 1;
     }
 
     /// Says whether a command is overdue. To be called at every poll.
-    #[inline]
+    #[inline(always)]
     pub(super) fn overdue(&mut self) -> bool {
         self.looks += 1;
         self.looks.is_multiple_of(LOOKS_PER_READING) && self.read_clock()

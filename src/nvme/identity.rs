@@ -131,12 +131,14 @@ fn limits(
     let in_blocks = |bytes: Option<u64>| bytes.map(|bytes| (bytes >> lba_size.shift()).max(1));
     let copy = nonzero(u64::from(id.mssrl.get())).zip(nonzero(u64::from(id.mcl.get())));
     let copy_max = copy.map(|(range, command)| range.min(command));
+    let transfer_max = transfer_blocks(controller.transfer_bytes, lba_size).max(1);
     let deallocate_max = controller.deallocate_blocks.unwrap_or(u64::from(u32::MAX));
     Limits {
         nsid,
         lba_size,
         capacity,
-        transfer_max: transfer_blocks(controller.transfer_bytes, lba_size).max(1),
+        transfer_max,
+        plain_max: transfer_max.min(capacity.0),
         boundary: u64::from(id.noiob.get()),
         zeroes_max: command_blocks(in_blocks(controller.zeroes_bytes)),
         verify_max: command_blocks(in_blocks(controller.verify_bytes)),

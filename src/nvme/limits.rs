@@ -4,9 +4,10 @@
 //! limit, then what PRPs or SGLs can express.
 #![forbid(unsafe_code)]
 
-use super::memory::{PRP_BYTES_MAX, Rules, runs};
+use super::memory::{PAGE, PRP_BYTES_MAX, Rules, runs};
 use crate::block::{BlockError, Cause, Operation, Operations, Payload};
 use crate::dma::Access;
+use crate::spec::command::{Command, IoDword12, NvmOpcode};
 use crate::units::{BlockCount, Lba, LbaSize, NamespaceId};
 
 /// The most blocks that a command's 16-bit, zero-based count can name.
@@ -20,6 +21,8 @@ pub(super) struct Limits {
     pub(super) capacity: BlockCount,
     /// Blocks of one command that moves data: MDTS and the list page, a multiple of nothing.
     pub(super) transfer_max: u64,
+    /// The same, and no more than there are blocks.
+    pub(super) plain_max: u64,
     /// Blocks that commands do not cross a multiple of; 0 is none.
     pub(super) boundary: u64,
     /// Blocks of one Write Zeroes, Verify, Copy, and of one range of Dataset Management.
@@ -43,6 +46,48 @@ pub(super) struct Piece {
 }
 
 impl Limits {
+    /// Returns the command of a plain request: a read or write that is one command of one buffer on at
+    /// most two pages, with nothing wrong about it. Nearly every request is plain.
+    ///
+    /// `None` says only that it is not plain; [`check`](Self::check) then says whether something is wrong.
+    #[inline(always)]
+    pub(super) fn plain(&self, operation: &Operation) -> Option<Command> {
+        let (opcode, lba, payload, fua, needed) = match operation {
+            Operation::Read { lba, payload } => {
+                (NvmOpcode::READ, *lba, payload, false, Access::DeviceWrites)
+            }
+            Operation::Write { lba, payload, fua } => {
+                (NvmOpcode::WRITE, *lba, payload, *fua, Access::DeviceReads)
+            }
+            _ => return None,
+        };
+        let Payload::One(buffer) = payload else { return None };
+        let (iova, len) = (buffer.iova().0, buffer.len() as u64);
+        let blocks = len >> self.lba_size.shift();
+        let end = (iova & (PAGE - 1)) + len;
+        let plain = self.lba_size.divides(len)
+            && blocks.wrapping_sub(1) < self.plain_max
+            // No wrap: `plain_max` is at most the capacity.
+            && lba.0 <= self.capacity.0 - blocks
+            && iova & 3 == 0
+            && buffer.access() as u8 & needed as u8 != 0
+            && end <= 2 * PAGE
+            && self.before_boundary(Piece { lba, blocks, skipped: 0 }) == blocks;
+        if !plain {
+            return None;
+        }
+        let second = (iova & !(PAGE - 1)) + PAGE;
+        let nlb = blocks.wrapping_sub(1) as u16;
+        let command = Command {
+            opcode: opcode.0,
+            nsid: self.nsid.0,
+            dptr: [iova, if end > PAGE { second } else { 0 }],
+            cdw12: IoDword12::new().with_nlb(nlb).with_fua(fua).into_bits(),
+            ..Command::default()
+        };
+        Some(command.with_slba(lba.0))
+    }
+
     /// Returns the whole request as one piece, after checking everything that needs no device.
     #[inline]
     pub(super) fn check(&self, operation: &Operation) -> Result<Piece, BlockError> {
@@ -83,7 +128,7 @@ impl Limits {
     }
 
     /// Returns the blocks of `piece` up to the next boundary.
-    #[inline]
+    #[inline(always)]
     fn before_boundary(&self, piece: Piece) -> u64 {
         if self.boundary == 0 {
             return piece.blocks;

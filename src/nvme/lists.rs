@@ -54,6 +54,15 @@ impl Page<'_> {
         self.memory.iova().0 + self.offset as u64
     }
 
+    /// Writes `count` words that begin with `first` and rise by `step`: the pages of one run.
+    #[inline]
+    pub(super) fn store_steps(&self, count: usize, first: u64, step: u64) {
+        let page = self.memory.span().slice(self.offset, count * size_of::<u64>());
+        let page =
+            page.filter(|page| page.len() <= PAGE as usize).expect("a run fits its list page");
+        page.store_steps(first, step);
+    }
+
     /// Writes a word. The doorbell's release makes it visible with the command.
     #[inline]
     pub(super) fn store(&self, index: usize, word: u64) {

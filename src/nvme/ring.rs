@@ -31,7 +31,7 @@ impl SubmissionRing {
 
     /// Writes a command. The caller has fewer commands outstanding than the ring has entries, less one,
     /// so that the tail cannot run into the head.
-    #[inline]
+    #[inline(always)]
     pub(super) fn push(&mut self, command: Command) {
         self.ring.store(self.tail, zerocopy::transmute!(command));
         self.tail = next(self.tail, self.ring.entries());
@@ -48,30 +48,29 @@ impl SubmissionRing {
         written
     }
 
-    /// Takes the head that a completion reports, if it lies between the last one and the tail.
-    #[inline]
-    pub(super) fn accept_head(&mut self, head: u16) -> Result<(), HeadOutside> {
+    /// Takes the head that a completion reports, if it lies between the last one and the tail; says
+    /// whether it does.
+    #[inline(always)]
+    pub(super) fn accept_head(&mut self, head: u16) -> bool {
         let (head, entries) = (u32::from(head), self.ring.entries());
         let submitted = distance(self.head, self.rung, entries);
-        if head < entries && distance(self.head, head, entries) <= submitted {
+        let accepted = head < entries && distance(self.head, head, entries) <= submitted;
+        if accepted {
             self.head = head;
-            return Ok(());
         }
-        Err(HeadOutside { head, from: self.head, to: self.rung, entries })
+        accepted
+    }
+
+    /// Says why [`accept_head`](Self::accept_head) did not.
+    #[cold]
+    pub(super) fn explain_head(&self, head: u16) -> String {
+        let (from, to, entries) = (self.head, self.rung, self.ring.entries());
+        format!("submission queue head {head} is outside {from}..={to} of {entries} entries")
     }
 
     pub(super) fn state(&self) -> (u32, u32) {
         (self.head, self.tail)
     }
-}
-
-/// A submission queue head that no submitted command explains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct HeadOutside {
-    pub(super) head: u32,
-    pub(super) from: u32,
-    pub(super) to: u32,
-    pub(super) entries: u32,
 }
 
 /// The host's end of a completion queue.
@@ -92,20 +91,21 @@ impl CompletionRing {
     }
 
     /// Returns a private copy of the next completion, if there is one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn peek(&self) -> Option<Completion> {
         // Acquire: the word that holds the phase tag first, then the rest of the entry and the data that
         // the command transferred. One load, so that no later rewrite can split the decision.
-        let high = self.ring.word(self.head, 1).load(Ordering::Acquire);
+        let [low, high] = self.ring.entry(self.head);
+        let high = high.load(Ordering::Acquire);
         if (high >> PHASE_BIT & 1 == 1) != self.phase {
             return None;
         }
-        let low = self.ring.word(self.head, 0).load(Ordering::Relaxed);
+        let low = low.load(Ordering::Relaxed);
         Some(zerocopy::transmute!([low, high]))
     }
 
     /// Steps over the completion that was peeked.
-    #[inline]
+    #[inline(always)]
     pub(super) fn advance(&mut self) {
         self.head = next(self.head, self.ring.entries());
         self.phase ^= self.head == 0;
@@ -131,14 +131,14 @@ impl CompletionRing {
 const PHASE_BIT: u32 = 48;
 
 /// Returns the index after `index`.
-#[inline]
+#[inline(always)]
 fn next(index: u32, entries: u32) -> u32 {
     let next = index + 1;
     if next == entries { 0 } else { next }
 }
 
 /// Returns how far it is from one index forward to another.
-#[inline]
+#[inline(always)]
 fn distance(from: u32, to: u32, entries: u32) -> u32 {
     if to >= from { to - from } else { to + entries - from }
 }
@@ -186,8 +186,8 @@ mod tests {
             let phase = (self.posted / u64::from(self.entries)).is_multiple_of(2);
             let head = self.consumed % u64::from(self.entries);
             let high = head | u64::from(cid) << 32 | u64::from(phase) << PHASE_BIT;
-            self.posts.word(index, 0).store(0, Ordering::Relaxed);
-            self.posts.word(index, 1).store(high, Ordering::Release);
+            self.posts.entry(index)[0].store(0, Ordering::Relaxed);
+            self.posts.entry(index)[1].store(high, Ordering::Release);
             self.posted += 1;
         }
     }
@@ -214,7 +214,7 @@ mod tests {
                 }
                 while let Some(completion) = world.cq.peek() {
                     assert_eq!(completion.cid, seen as u16);
-                    world.sq.accept_head(completion.sq_head).unwrap();
+                    assert!(world.sq.accept_head(completion.sq_head));
                     world.cq.advance();
                     seen += 1;
                 }
@@ -229,19 +229,20 @@ mod tests {
         let mut world = World::new(8);
         (0..5).for_each(|_| world.sq.push(Command::default()));
         world.sq.ring();
-        assert!(world.sq.accept_head(3).is_ok());
-        assert!(world.sq.accept_head(2).is_err(), "heads do not go back");
-        assert!(world.sq.accept_head(6).is_err(), "nothing was submitted there");
-        assert!(world.sq.accept_head(8).is_err(), "there is no such entry");
-        assert!(world.sq.accept_head(5).is_ok());
+        assert!(world.sq.accept_head(3));
+        assert!(!world.sq.accept_head(2), "heads do not go back");
+        assert!(!world.sq.accept_head(6), "nothing was submitted there");
+        assert!(!world.sq.accept_head(8), "there is no such entry");
+        assert!(world.sq.accept_head(5));
+        let text = world.sq.explain_head(2);
+        assert_eq!(text, "submission queue head 2 is outside 5..=5 of 8 entries");
     }
 
     #[test]
     fn a_command_that_was_not_announced_cannot_have_been_fetched() {
         let mut world = World::new(8);
         world.sq.push(Command::default());
-        let outside = HeadOutside { head: 1, from: 0, to: 0, entries: 8 };
-        assert_eq!(world.sq.accept_head(1), Err(outside));
+        assert!(!world.sq.accept_head(1));
     }
 
     #[test]

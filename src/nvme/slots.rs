@@ -11,13 +11,29 @@ use super::deadline::Tick;
 use crate::block::Request;
 use crate::units::CommandId;
 
+/// Who waits for a command. A slot that waits for nothing holds [`Default`].
+pub(super) trait Occupant: Default {
+    /// Says whether nobody waits.
+    fn is_nobody(&self) -> bool;
+}
+
 /// Who waits for an I/O command.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Owner {
+    /// Nobody: the slot is free.
+    #[default]
+    Nobody,
     /// A request that is this one command.
     Request(Request),
     /// A request that was split; the index of its record.
     Split(u16),
+}
+
+impl Occupant for Owner {
+    #[inline(always)]
+    fn is_nobody(&self) -> bool {
+        matches!(self, Self::Nobody)
+    }
 }
 
 /// A list page that a command uses.
@@ -28,8 +44,7 @@ pub(super) struct ListPage(pub(super) u16);
 #[derive(Debug)]
 #[repr(align(64))]
 struct Slot<O> {
-    /// Nobody while the slot is free.
-    owner: Option<O>,
+    owner: O,
     generation: u16,
     list: Option<ListPage>,
     tick: Tick,
@@ -43,17 +58,14 @@ pub(super) struct Slots<O> {
     /// Free slots; the last one freed is the first one taken, since it is warm.
     free: Vec<u16>,
     index_bits: u32,
+    index_mask: u16,
     /// Generations count from 0 to one below this.
     generations: u16,
 }
 
-/// A command that came back.
-#[derive(Debug)]
-pub(super) struct Finished<O> {
-    pub(super) owner: O,
-    pub(super) tick: Tick,
-    pub(super) list: Option<ListPage>,
-}
+/// A slot that was found in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SlotIndex(u16);
 
 /// A completion that no outstanding command explains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +92,7 @@ impl fmt::Display for Stray {
     }
 }
 
-impl<O> Slots<O> {
+impl<O: Occupant> Slots<O> {
     /// Makes `count` free slots, at most 65535.
     pub(super) fn new(count: u16) -> Self {
         let index_bits = u16::BITS - count.saturating_sub(1).leading_zeros();
@@ -89,11 +101,13 @@ impl<O> Slots<O> {
             0 => 1,
             bits => u16::MAX >> (u16::BITS - bits),
         };
-        let slot = || Slot { owner: None, generation: 0, list: None, tick: Tick::default() };
+        let slot =
+            || Slot { owner: O::default(), generation: 0, list: None, tick: Tick::default() };
         Self {
             slots: (0..count).map(|_| slot()).collect(),
             free: (0..count).rev().collect(),
             index_bits,
+            index_mask: ((1u32 << index_bits) - 1) as u16,
             generations: generations.max(1),
         }
     }
@@ -121,61 +135,71 @@ impl<O> Slots<O> {
     /// # Panics
     ///
     /// If there is none; the caller asks first.
-    #[inline]
+    #[inline(always)]
     pub(super) fn fill(&mut self, owner: O, list: Option<ListPage>, tick: Tick) -> CommandId {
         let index = self.free.pop().expect("the caller found a free slot");
+        let bits = self.index_bits & 15;
         let slot = &mut self.slots[usize::from(index)];
-        slot.owner = Some(owner);
+        let generation = slot.generation << bits;
+        assert!(slot.owner.is_nobody(), "a free slot has an owner");
+        slot.owner = owner;
         slot.list = list;
         slot.tick = tick;
-        CommandId(index | shift(slot.generation, self.index_bits))
+        CommandId(index | generation)
     }
 
-    /// Empties the slot of a completed command, if the identifier names one that is in flight.
-    #[inline]
-    pub(super) fn finish(&mut self, cid: CommandId) -> Result<Finished<O>, Stray> {
-        let index = cid.0 & index_mask(self.index_bits);
-        let slots = self.slots.len();
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
-            return Err(Stray::NoSlot { cid, slots });
-        };
-        let expected = CommandId(index | shift(slot.generation, self.index_bits));
-        if expected != cid && slot.owner.is_some() {
-            return Err(Stray::Stale { cid, expected });
+    /// Returns the slot of a command that is in flight; `None` if the identifier names no such command.
+    #[inline(always)]
+    pub(super) fn find(&self, cid: CommandId) -> Option<SlotIndex> {
+        let index = cid.0 & self.index_mask;
+        let slot = self.slots.get(usize::from(index))?;
+        let expected = index | self.generation_bits(slot.generation);
+        (expected == cid.0 && !slot.owner.is_nobody()).then_some(SlotIndex(index))
+    }
+
+    /// Says why [`find`](Self::find) found nothing.
+    #[cold]
+    pub(super) fn explain(&self, cid: CommandId) -> Stray {
+        let index = cid.0 & self.index_mask;
+        match self.slots.get(usize::from(index)) {
+            None => Stray::NoSlot { cid, slots: self.slots.len() },
+            Some(slot) if slot.owner.is_nobody() => Stray::Idle { cid },
+            Some(slot) => {
+                let expected = CommandId(index | self.generation_bits(slot.generation));
+                Stray::Stale { cid, expected }
+            }
         }
-        match slot.owner.take() {
-            Some(owner) => Ok(self.empty(index, owner)),
-            None => Err(Stray::Idle { cid }),
-        }
     }
 
-    /// Empties any slot in flight: for a queue whose device can no longer touch memory.
-    pub(super) fn take_any(&mut self) -> Option<Finished<O>> {
-        let taken = |(index, slot): (usize, &mut Slot<O>)| Some((index, slot.owner.take()?));
-        let (index, owner) = self.slots.iter_mut().enumerate().find_map(taken)?;
-        Some(self.empty(u16::try_from(index).expect("there are at most 65535 slots"), owner))
+    /// Returns when a command was submitted and which list page it used.
+    #[inline(always)]
+    pub(super) fn marks(&self, index: SlotIndex) -> (Tick, Option<ListPage>) {
+        let slot = &self.slots[usize::from(index.0)];
+        (slot.tick, slot.list)
     }
 
-    /// Moves the generation on and frees the slot whose owner was taken.
-    #[inline]
-    fn empty(&mut self, index: u16, owner: O) -> Finished<O> {
-        let slot = &mut self.slots[usize::from(index)];
+    /// Frees the slot of a completed command and returns who waited for it.
+    #[inline(always)]
+    pub(super) fn empty(&mut self, index: SlotIndex) -> O {
+        let slot = &mut self.slots[usize::from(index.0)];
         let next = slot.generation + 1;
         slot.generation = if next == self.generations { 0 } else { next };
-        self.free.push(index);
-        Finished { owner, tick: slot.tick, list: slot.list.take() }
+        self.free.push(index.0);
+        core::mem::take(&mut slot.owner)
     }
-}
 
-#[inline]
-fn shift(generation: u16, bits: u32) -> u16 {
-    // A queue of more than half of 65536 has no bits left for generations.
-    generation.checked_shl(bits).unwrap_or(0)
-}
+    /// Returns any slot in flight: for a queue whose device can no longer touch memory.
+    pub(super) fn any(&self) -> Option<SlotIndex> {
+        let index = self.slots.iter().position(|slot| !slot.owner.is_nobody())?;
+        u16::try_from(index).ok().map(SlotIndex)
+    }
 
-#[inline]
-fn index_mask(bits: u32) -> u16 {
-    ((1u32 << bits) - 1) as u16
+    /// Returns a generation in its place above the index.
+    #[inline(always)]
+    fn generation_bits(&self, generation: u16) -> u16 {
+        // A queue of more than half of 65536 has no bits left for generations, and its only one is 0.
+        generation << (self.index_bits & 15)
+    }
 }
 
 #[cfg(test)]
@@ -184,12 +208,26 @@ mod tests {
     use crate::seed::Seed;
     use std::collections::HashMap;
 
-    fn fill(slots: &mut Slots<u16>, tag: u16) -> CommandId {
-        slots.fill(tag, None, Tick::default())
+    /// Stands for a request.
+    #[derive(Debug, Default)]
+    struct Tag(Option<u16>);
+
+    impl Occupant for Tag {
+        fn is_nobody(&self) -> bool {
+            self.0.is_none()
+        }
     }
 
-    fn tag(finished: &Finished<u16>) -> u16 {
-        finished.owner
+    fn fill(slots: &mut Slots<Tag>, tag: u16) -> CommandId {
+        slots.fill(Tag(Some(tag)), None, Tick::default())
+    }
+
+    /// Takes a completion as a queue does.
+    fn finish(slots: &mut Slots<Tag>, cid: CommandId) -> Result<u16, Stray> {
+        match slots.find(cid) {
+            Some(index) => Ok(slots.empty(index).0.expect("a slot in flight has a tag")),
+            None => Err(slots.explain(cid)),
+        }
     }
 
     #[test]
@@ -197,7 +235,7 @@ mod tests {
         let mut slots = Slots::new(8);
         let first = fill(&mut slots, 1);
         let _second = fill(&mut slots, 2);
-        slots.finish(first).unwrap();
+        finish(&mut slots, first).unwrap();
         let again = fill(&mut slots, 3);
         assert_eq!(again.0 & 7, first.0 & 7);
         assert_ne!(again, first, "another generation");
@@ -209,14 +247,14 @@ mod tests {
     fn late_doubled_and_invented_completions_are_told_apart() {
         let mut slots = Slots::new(5);
         let first = fill(&mut slots, 1);
-        assert_eq!(tag(&slots.finish(first).unwrap()), 1);
-        assert_eq!(slots.finish(first).unwrap_err(), Stray::Idle { cid: first });
+        assert_eq!(finish(&mut slots, first).unwrap(), 1);
+        assert_eq!(finish(&mut slots, first).unwrap_err(), Stray::Idle { cid: first });
         let second = fill(&mut slots, 2);
         let stale = Stray::Stale { cid: first, expected: second };
-        assert_eq!(slots.finish(first).unwrap_err(), stale);
+        assert_eq!(finish(&mut slots, first).unwrap_err(), stale);
         let cid = CommandId(7);
-        assert_eq!(slots.finish(cid).unwrap_err(), Stray::NoSlot { cid, slots: 5 });
-        assert_eq!(tag(&slots.finish(second).unwrap()), 2);
+        assert_eq!(finish(&mut slots, cid).unwrap_err(), Stray::NoSlot { cid, slots: 5 });
+        assert_eq!(finish(&mut slots, second).unwrap(), 2);
     }
 
     #[test]
@@ -229,7 +267,7 @@ mod tests {
                 if slots.is_full() || (slots.busy() > 0 && seed.chance(1, 2)) {
                     let cid = *model.keys().next().unwrap();
                     let expected = model.remove(&cid).unwrap();
-                    assert_eq!(tag(&slots.finish(CommandId(cid)).unwrap()), expected);
+                    assert_eq!(finish(&mut slots, CommandId(cid)).unwrap(), expected);
                 } else {
                     let cid = fill(&mut slots, step).0;
                     assert_ne!(cid, u16::MAX);
@@ -245,10 +283,10 @@ mod tests {
         for count in [2u16, 128, 1024] {
             let mut slots = Slots::new(count);
             let first = fill(&mut slots, 0);
-            slots.finish(first).unwrap();
+            finish(&mut slots, first).unwrap();
             let others = (1u32..).take_while(|_| {
                 let cid = fill(&mut slots, 0);
-                slots.finish(cid).unwrap();
+                finish(&mut slots, cid).unwrap();
                 cid != first
             });
             let generations = 65_536 / u32::from(count) - 1;

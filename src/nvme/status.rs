@@ -8,7 +8,7 @@ use crate::spec::status::{self, Status};
 use crate::units::{BlockCount, Lba};
 
 /// Returns how a command of `request` ended.
-#[inline]
+#[inline(always)]
 pub(super) fn result(
     field: StatusField,
     request: &Request,

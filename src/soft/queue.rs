@@ -162,7 +162,7 @@ impl SubmissionQueue {
     /// Peeks at two words of the next command: opcode and namespace, and the first block.
     #[inline]
     pub(super) fn peek(&self) -> (u64, u64) {
-        let word = |index| self.ring.word(self.head, index).load(Ordering::Relaxed);
+        let word = |index: usize| self.ring.entry(self.head)[index].load(Ordering::Relaxed);
         (word(0), word(5))
     }
 
@@ -249,9 +249,9 @@ impl CompletionQueue {
     pub(super) fn post(&mut self, mut completion: Completion) {
         completion.status.set_phase(self.phase);
         let [first, second]: [u64; 2] = zerocopy::transmute!(completion);
-        self.ring.word(self.tail, 0).store(first, Ordering::Relaxed);
+        self.ring.entry(self.tail)[0].store(first, Ordering::Relaxed);
         // Release: the host that sees the phase tag in this word sees the other one, and the data.
-        self.ring.word(self.tail, 1).store(second, Ordering::Release);
+        self.ring.entry(self.tail)[1].store(second, Ordering::Release);
         self.tail += 1;
         if self.tail == self.ring.entries() {
             self.tail = 0;

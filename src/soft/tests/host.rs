@@ -135,11 +135,11 @@ impl Queue {
 
     /// Takes the next completion, if it is there, and does not say so to the controller.
     pub(super) fn peek(&mut self) -> Option<Cqe> {
-        let second = self.cq.word(self.cq_head, 1).load(Ordering::Acquire);
+        let second = self.cq.entry(self.cq_head)[1].load(Ordering::Acquire);
         if (second >> 48 & 1 == 1) != self.phase {
             return None;
         }
-        let first = self.cq.word(self.cq_head, 0).load(Ordering::Relaxed);
+        let first = self.cq.entry(self.cq_head)[0].load(Ordering::Relaxed);
         self.cq_head += 1;
         if self.cq_head == self.cq.entries() {
             (self.cq_head, self.phase) = (0, !self.phase);
