@@ -150,10 +150,12 @@ fn builder(given: &Given) -> Result<JobBuilder, Failure> {
 
 /// Returns the short job; on a device that was only named, the part that reads.
 fn quick(address: Option<&str>) -> Result<JobFile, Failure> {
-    let address = address.unwrap_or(DEFAULT_DEVICE);
-    let parser = Parser::default().with_override("filename", address);
+    let mut parser = Parser::default();
+    if let Some(address) = address {
+        parser = parser.with_override("filename", address);
+    }
     let mut file = parser.parse_str("quick.fio", QUICK).map_err(Failure::usage)?;
-    if !is_memory(address) {
+    if let Some(address) = address.filter(|address| !is_memory(address)) {
         leave_out_destructive(&mut file, address);
     }
     Ok(file)
