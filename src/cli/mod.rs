@@ -8,7 +8,7 @@
 //!                        stderr: one line, exit code
 //! ```
 //!
-//! Key types are [`args::Args`] and [`failure::Failure`]. Everything that can be checked without a
+//! Key types are `args::Args` and `failure::Failure`. Everything that can be checked without a
 //! device is checked before one is opened; stdout carries results and nothing else.
 #![forbid(unsafe_code)]
 

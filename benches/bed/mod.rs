@@ -13,15 +13,15 @@ use udirect::soft::{Controller, Execution, MediaOptions, NamespaceOptions, Optio
 use udirect::units::{Lba, NamespaceId};
 
 /// I/Os of one batch, as in the budget of the driver.
-pub const BATCH: usize = 32;
+pub(crate) const BATCH: usize = 32;
 
 /// Slots of the queue, as in the budget of the driver.
-pub const DEPTH: u32 = 128;
+pub(crate) const DEPTH: u32 = 128;
 
 /// A queue pair, the controller behind it, and buffers to read into.
-pub struct Bed {
-    pub queue: Box<dyn IoQueue>,
-    pub controller: Arc<Controller>,
+pub(crate) struct Bed {
+    pub(crate) queue: Box<dyn IoQueue>,
+    pub(crate) controller: Arc<Controller>,
     buffers: Vec<DmaBuf>,
     done: Vec<Completion>,
     next: u64,
@@ -29,7 +29,7 @@ pub struct Bed {
 
 impl Bed {
     /// A queue to a device of no media; buffers of `bytes` each.
-    pub fn new(bytes: usize, sgl: bool) -> Self {
+    pub(crate) fn new(bytes: usize, sgl: bool) -> Self {
         let media = MediaOptions::Null { bytes: 1 << 40 };
         let namespace = NamespaceOptions { media, ..NamespaceOptions::default() };
         let options = Options {
@@ -49,7 +49,7 @@ impl Bed {
     }
 
     /// Makes a batch of reads, in the order in which buffers came back.
-    pub fn requests(&mut self) -> Vec<Request> {
+    pub(crate) fn requests(&mut self) -> Vec<Request> {
         let back = self.done.drain(..).map(buffer_of);
         self.buffers.extend(back);
         let buffers = self.buffers.drain(..BATCH);
@@ -63,7 +63,7 @@ impl Bed {
 
     /// Submits a batch and rings: one half of what is measured.
     #[inline(never)]
-    pub fn submit(&mut self, requests: Vec<Request>) {
+    pub(crate) fn submit(&mut self, requests: Vec<Request>) {
         for request in requests {
             self.queue.submit(request).expect("a free slot");
         }
@@ -73,13 +73,13 @@ impl Bed {
     /// Polls a batch: the other half. The sink keeps the completion for later, which every caller does
     /// in some form.
     #[inline(never)]
-    pub fn poll(&mut self) -> usize {
+    pub(crate) fn poll(&mut self) -> usize {
         let Self { queue, done, .. } = self;
         queue.poll(BATCH, &mut |completion| done.push(completion))
     }
 
     /// One batch there and back, so that caches, pages and predictors have seen it.
-    pub fn lap(&mut self) {
+    pub(crate) fn lap(&mut self) {
         let requests = self.requests();
         self.submit(requests);
         self.controller.step();
