@@ -8,7 +8,9 @@ use udirect::dma::{Access, DmaBuf};
 use udirect::units::{BlockCount, Lba};
 
 use crate::host::{Host, fill, one};
-pub(crate) use crate::model::random_requests_agree_with_a_byte_array;
+pub(crate) use crate::model::{
+    random_requests_agree_at_every_depth, random_requests_agree_with_a_byte_array,
+};
 
 fn read(lba: u64, payload: impl Into<Payload>) -> Operation {
     Operation::Read { lba: Lba(lba), payload: payload.into() }

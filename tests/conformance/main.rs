@@ -82,4 +82,5 @@ conformance! {
     depths_beyond_the_device_are_refused
     counters_count_what_happened
     random_requests_agree_with_a_byte_array
+    random_requests_agree_at_every_depth
 }

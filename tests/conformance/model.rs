@@ -4,6 +4,7 @@
 //! else is drawn: operation, place, length, the cut into buffers, batches, how much is reaped at once.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use udirect::block::{Completion, Operation, Payload, Rejected, Request};
 use udirect::dma::{Access, DmaBuf};
@@ -20,8 +21,22 @@ fn requests() -> u64 {
 
 pub(crate) fn random_requests_agree_with_a_byte_array(host: &mut Host) {
     let mut seed = Seed::from_env("random requests");
-    let mut model = Model::new(host, &mut seed);
-    for _ in 0..requests() {
+    play(host, &mut seed, requests());
+}
+
+/// Queues from the shallowest to deeper than most, with few slots to wait for and with many.
+pub(crate) fn random_requests_agree_at_every_depth(host: &mut Host) {
+    let mut seed = Seed::from_env("random requests at every depth");
+    for depth in [2, 3, 33, 256, 1024] {
+        let depth = depth.min(host.device.max_depth());
+        let mut other = Host::with_depth(Arc::clone(&host.device), depth);
+        play(&mut other, &mut seed, requests() / 10);
+    }
+}
+
+fn play(host: &mut Host, seed: &mut Seed, rounds: u64) {
+    let mut model = Model::new(host, seed);
+    for _ in 0..rounds {
         model.submit_some();
         model.reap_some();
     }
