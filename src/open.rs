@@ -124,7 +124,7 @@ impl Address {
         for (key, value) in &pairs {
             built.set(key, value)?;
         }
-        Ok(built.finish())
+        built.finish()
     }
 }
 
@@ -209,15 +209,20 @@ impl Built {
         Ok(())
     }
 
-    fn finish(mut self) -> Address {
+    fn finish(mut self) -> Result<Address, String> {
+        let (number, count) = (self.number, self.count);
+        if number > count {
+            return Err(format!(
+                "ns={number} and there are {count} (namespaces={number} makes more)"
+            ));
+        }
         // Shadow doorbells live in one page, so that the stride decides how many queues there may be.
         if self.options.shadow_doorbells {
             self.options.doorbell_stride = 0;
         }
-        self.count = self.count.max(self.number);
-        self.options.namespaces = vec![self.namespace; self.count as usize];
-        let namespace = NamespaceId(self.number);
-        Address { options: self.options, namespace, driver: self.driver }
+        self.options.namespaces = vec![self.namespace; count as usize];
+        let namespace = NamespaceId(number);
+        Ok(Address { options: self.options, namespace, driver: self.driver })
     }
 }
 
@@ -311,6 +316,7 @@ mod tests {
             ("mem:1GiB?lba=520", "lba=520 is not a power of two from 512 to 65536"),
             ("mem:1GiB?entries=1", "entries=1 is not a number from 2 to 65536"),
             ("mem:1GiB?sgl=maybe", "sgl=maybe is neither 1 nor 0"),
+            ("mem:1GiB?ns=2", "ns=2 and there are 1 (namespaces=2 makes more)"),
         ];
         for (address, expected) in cases {
             assert_eq!(problem(address), format!("{address}: {expected}"));

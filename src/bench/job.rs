@@ -498,6 +498,9 @@ impl Job {
                 "size {bytes} exceeds the {left} bytes between offset {start} and the end of the device"
             ));
         }
+        if self.size.is_some() && !lba.divides(bytes) {
+            return conflict(format!("size {bytes} is no multiple of the LBA size, {lba}"));
+        }
         if bytes < u64::from(self.max_block_size()) {
             let block = self.max_block_size();
             return conflict(format!(

@@ -102,6 +102,13 @@ fn region(job: &Job, worker: u32) -> Result<Region, String> {
 }
 
 #[test]
+fn a_size_that_ends_inside_a_block_is_refused() {
+    let job = Job { size: Some(Size::Bytes(5000)), ..Job::default() };
+    let refused = "size 5000 is no multiple of the LBA size, 512 B";
+    assert_eq!(region(&job, 0), Err(refused.to_owned()));
+}
+
+#[test]
 fn a_region_is_the_rest_of_the_device_unless_a_size_is_given() {
     let mut job = Job { offset: Size::Bytes(MIB), ..Job::default() };
     assert_eq!(region(&job, 0), Ok(Region { start: MIB, bytes: 99 * MIB }));
