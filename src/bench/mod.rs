@@ -21,6 +21,7 @@ pub mod report;
 pub mod result;
 pub mod runner;
 pub mod stats;
+mod summary;
 pub mod usage;
 mod value;
 mod worker;

@@ -12,12 +12,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::job::{Direction, Job, PerDirection, group_ids};
-use super::result::{
-    DeviceInfo, DirectionResult, Environment, JobResult, RESULT_VERSION, RunResult, Warning,
-};
-use super::stats::WorkerStats;
-use super::usage::Usage;
-use super::worker::{Errors, Live, Outcome, Worker, WorkerError};
+use super::result::{DeviceInfo, Environment, RESULT_VERSION, RunResult};
+use super::summary::{merge_groups, report, warnings};
+use super::worker::{Live, Outcome, Worker, WorkerError};
 use crate::open::{OpenError, Opened, open};
 
 /// What is to be run.
@@ -121,7 +118,8 @@ pub fn run(
         );
     }
     let results = merge_groups(&jobs, results);
-    let warnings = warnings(&jobs, &stages, &cores, &devices, &results);
+    let addresses = devices.keys().cloned();
+    let warnings = warnings(&jobs, &stages, cores.len(), addresses, &results);
     Ok(RunResult {
         version: RESULT_VERSION,
         timestamp_ms: now_ms(),
@@ -422,102 +420,6 @@ fn fraction(planned: Option<Duration>, elapsed: Duration, lives: &[Live]) -> Opt
     Some(least as f64 / 1000.0)
 }
 
-/// One entry of the report, with what it was made of, so that a group can be added up.
-struct Reported {
-    result: JobResult,
-    stats: WorkerStats,
-    times: Times,
-    /// Whether it is to be added to others of its group.
-    grouped: bool,
-}
-
-/// The times of one entry: those of its longest worker.
-#[derive(Clone, Copy, Default)]
-struct Times {
-    runtime: Duration,
-    verify_runtime: Duration,
-    elapsed: Duration,
-    usage: Usage,
-}
-
-fn report(job: &Job, group: u32, outcomes: Vec<Outcome>) -> Vec<Reported> {
-    let each = |outcome: Outcome| {
-        let Outcome { stats, runtime, verify_runtime, elapsed, usage, errors } = outcome;
-        let times = Times { runtime, verify_runtime, elapsed, usage };
-        let result = job_result(job, group, 1, &stats, &times, &errors);
-        Reported { result, stats, times, grouped: job.group_reporting }
-    };
-    outcomes.into_iter().map(each).collect()
-}
-
-fn job_result(
-    job: &Job,
-    group: u32,
-    workers: u32,
-    stats: &WorkerStats,
-    times: &Times,
-    errors: &Errors,
-) -> JobResult {
-    let mut result = JobResult::new(job, group, workers, stats, times.runtime);
-    if !times.verify_runtime.is_zero() {
-        // Reads of the verification took their own time; those of a mix took both.
-        let mixed = if job.rw.uses(Direction::Read) { times.runtime } else { Duration::ZERO };
-        let time = times.verify_runtime + mixed;
-        let reads = stats.directions.get(Direction::Read);
-        *result.directions.get_mut(Direction::Read) =
-            DirectionResult::new(reads, time, &job.percentile_list);
-    }
-    result.error_count = errors.count;
-    result.first_error.clone_from(&errors.first);
-    result.first_errno = errors.errno;
-    add_times(&mut result, times);
-    result
-}
-
-fn add_times(result: &mut JobResult, times: &Times) {
-    let percent = |time: Duration| {
-        let whole = times.elapsed.as_secs_f64();
-        if whole > 0.0 { time.as_secs_f64() / whole * 100.0 } else { 0.0 }
-    };
-    result.elapsed_ms = u64::try_from(times.elapsed.as_millis()).unwrap_or(u64::MAX);
-    result.usr_cpu_percent = percent(times.usage.user);
-    result.sys_cpu_percent = percent(times.usage.system);
-    result.context_switches = times.usage.context_switches;
-    result.major_faults = times.usage.major_faults;
-    result.minor_faults = times.usage.minor_faults;
-}
-
-/// Adds up the workers of each group that asked for it.
-fn merge_groups(jobs: &[Job], reported: Vec<Reported>) -> Vec<Reported> {
-    let mut merged: Vec<Reported> = Vec::new();
-    for entry in reported {
-        let group = entry.result.group_id;
-        let into = merged
-            .iter_mut()
-            .find(|other| entry.grouped && other.grouped && other.result.group_id == group);
-        match into {
-            Some(into) => add(jobs, into, &entry),
-            None => merged.push(entry),
-        }
-    }
-    merged
-}
-
-fn add(jobs: &[Job], into: &mut Reported, other: &Reported) {
-    into.stats.merge(&other.stats);
-    into.times = Times {
-        runtime: into.times.runtime.max(other.times.runtime),
-        verify_runtime: into.times.verify_runtime.max(other.times.verify_runtime),
-        elapsed: into.times.elapsed.max(other.times.elapsed),
-        usage: into.times.usage,
-    };
-    into.times.usage.add(&other.times.usage);
-    let errors = Errors::of(&into.result, &other.result);
-    let workers = into.result.workers + other.result.workers;
-    let Some(job) = jobs.iter().find(|job| job.name == into.result.name) else { return };
-    into.result = job_result(job, into.result.group_id, workers, &into.stats, &into.times, &errors);
-}
-
 fn environment(jobs: &[Job], devices: &Devices) -> Environment {
     let mut seen: Vec<&str> = Vec::new();
     for job in jobs {
@@ -542,57 +444,6 @@ fn environment(jobs: &[Job], devices: &Devices) -> Environment {
         seed: jobs.first().map_or(0, |job| job.randseed),
         ..Environment::of_this_machine()
     }
-}
-
-/// A run shorter than this has seen no steady state.
-const SHORT_RUN: Duration = Duration::from_secs(1);
-
-/// A rate is missed if less than this share of it was reached.
-const RATE_TOLERANCE: f64 = 0.95;
-
-fn warnings(
-    jobs: &[Job],
-    stages: &[core::ops::Range<usize>],
-    cores: &Cores,
-    devices: &Devices,
-    results: &[Reported],
-) -> Vec<Warning> {
-    let mut warnings = Vec::new();
-    for Reported { result, .. } in results {
-        if result.error_count > 0 {
-            let (job, count) = (result.name.clone(), result.error_count);
-            warnings.push(Warning::Errors { job, count });
-        }
-        if u128::from(result.runtime_ms) < SHORT_RUN.as_millis() {
-            let (job, runtime_ms) = (result.name.clone(), result.runtime_ms);
-            warnings.push(Warning::ShortRun { job, runtime_ms });
-        }
-        warnings.extend(rate_missed(jobs, result));
-    }
-    let busiest = stages.iter().map(|stage| {
-        jobs[stage.clone()].iter().map(|job| job.numjobs).fold(0, u32::saturating_add)
-    });
-    let (workers, cores) = (busiest.max().unwrap_or(0), u32::try_from(cores.len()).unwrap_or(0));
-    if workers > cores {
-        warnings.push(Warning::TooManyWorkers { workers, cores });
-    }
-    let embedded = devices.keys().filter(|address| is_memory(address));
-    warnings.extend(embedded.map(|address| Warning::MemoryDevice { address: address.clone() }));
-    warnings
-}
-
-fn rate_missed(jobs: &[Job], result: &JobResult) -> Option<Warning> {
-    let job = jobs.iter().find(|job| job.name == result.name)?;
-    let rates = job.rate_iops.iter().filter(|(direction, _)| job.rw.uses(*direction));
-    let asked: u64 = rates.filter_map(|(_, rate)| *rate).sum::<u64>() * u64::from(result.workers);
-    let found: f64 = result.directions.iter().map(|(_, direction)| direction.iops).sum();
-    let missed = asked > 0 && found < asked as f64 * RATE_TOLERANCE;
-    let job = result.name.clone();
-    missed.then_some(Warning::RateMissed { job, asked_iops: asked as f64, found_iops: found })
-}
-
-fn is_memory(address: &str) -> bool {
-    address.starts_with("mem:") || address.starts_with("null:")
 }
 
 fn now_ms() -> u64 {
