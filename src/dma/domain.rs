@@ -291,6 +291,30 @@ mod tests {
         assert!(error.contains("out of reach of counting"), "{error}");
     }
 
+    /// Free 2 MiB hugepages, as the kernel counts them.
+    fn free_hugepages() -> u64 {
+        let path = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    }
+
+    #[test]
+    fn hugepages_serve_where_there_are_any() {
+        if free_hugepages() < 8 {
+            eprintln!("skipped: hugepage arenas: fewer than 8 hugepages of 2 MiB are free");
+            return;
+        }
+        let policy = PagePolicy::Require(PageKind::Huge2MiB);
+        let domain = Domain::new(DomainOptions { pages: policy });
+        let mut buffer = domain.buffer(3 << 20, Access::Both).unwrap();
+        buffer.fill(7);
+        assert_eq!(domain.page_kind(), Some(PageKind::Huge2MiB));
+        assert!(buffer.iova().0.is_multiple_of(4096));
+        assert_eq!(domain.usage(), (4 << 20, 3 << 20));
+        drop(buffer);
+        assert_eq!(domain.usage().1, 0);
+    }
+
     #[test]
     fn windows_go_home() {
         let domain = ordinary();
