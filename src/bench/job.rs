@@ -459,6 +459,11 @@ impl Job {
         self.distribution_is_uniform() && !self.norandommap && self.common_block_size().is_some()
     }
 
+    /// Says whether what was written is read back and checked.
+    pub fn reads_back(&self) -> bool {
+        self.verify != Verify::None && self.do_verify && self.rw.uses(Direction::Write)
+    }
+
     /// Returns the block size if all directions in use share one.
     pub fn common_block_size(&self) -> Option<u32> {
         let used = self.bs.iter().filter(|(direction, _)| self.rw.uses(*direction));
@@ -583,6 +588,12 @@ impl Job {
                 "verify cannot check {}: trimmed blocks hold no data",
                 self.rw.name()
             ));
+        }
+        let rated = |direction| {
+            self.rate.get(direction).is_some() || self.rate_iops.get(direction).is_some()
+        };
+        if self.rw.is_mixed() && Direction::ALL.into_iter().any(rated) {
+            return conflict("verify cannot follow a mix whose order is decided by rates");
         }
         if self.common_block_size().is_none() {
             return conflict("verify needs one block size: blocks of several sizes would overlap");

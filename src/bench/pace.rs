@@ -10,6 +10,8 @@ use super::job::{Direction, Job, PerDirection};
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
     schedules: PerDirection<Option<Schedule>>,
+    /// Directions of a mix, where rates decide which is next.
+    mixed: Option<PerDirection<bool>>,
     thinktime_ns: u64,
     thinktime_ios: u32,
     ios_before_thinking: u32,
@@ -34,8 +36,12 @@ impl Pace {
                 next: 0.0,
             })
         };
+        let schedules = PerDirection::from_fn(schedule);
+        let used = PerDirection::from_fn(|direction| job.rw.uses(direction));
+        let rated = schedules.iter().any(|(_, schedule)| schedule.is_some());
         Self {
-            schedules: PerDirection::from_fn(schedule),
+            schedules,
+            mixed: (job.rw.is_mixed() && rated).then_some(used),
             thinktime_ns: u64::try_from(job.thinktime.as_nanos()).unwrap_or(u64::MAX),
             thinktime_ios: job.thinktime_blocks,
             ios_before_thinking: job.thinktime_blocks,
@@ -51,6 +57,20 @@ impl Pace {
     /// Says whether there is any rate or pause at all.
     pub(super) fn is_free(&self) -> bool {
         self.thinktime_ns == 0 && self.schedules.iter().all(|(_, schedule)| schedule.is_none())
+    }
+
+    /// Returns the direction that is next in a mix with rates: the one that has waited longest, or one
+    /// without a rate, or the one that will be wanted first. Elsewhere the workload decides.
+    ///
+    /// Drawn at random, the one that is not wanted yet would hold the other one back.
+    pub(super) fn choose(&self, now: u64) -> Option<Direction> {
+        let used = self.mixed.as_ref()?;
+        let next = |direction| match self.schedules.get(direction) {
+            Some(schedule) => schedule.next,
+            None => now as f64,
+        };
+        let used = Direction::ALL.into_iter().filter(|direction| *used.get(*direction));
+        used.min_by(|one, other| next(*one).total_cmp(&next(*other)))
     }
 
     /// Returns when an I/O was wanted, or `None` if it is not wanted yet.
@@ -85,6 +105,7 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use super::super::job::Workload;
     use super::*;
     use std::time::Duration;
 
@@ -112,6 +133,22 @@ mod tests {
         assert_eq!(pace.admit(Direction::Write, 4096, 5), Some(5));
         assert!(!pace.is_free());
         assert!(Pace::new(&Job::default()).is_free());
+    }
+
+    #[test]
+    fn rates_decide_the_order_of_a_mix() {
+        let mut job = Job { rw: Workload::RandRw, ..job() };
+        job.rate_iops.write = Some(250);
+        let mut pace = Pace::new(&job);
+        let mut counts = [0; 3];
+        for now in (0..100_000_000).step_by(100_000) {
+            let direction = pace.choose(now).unwrap();
+            if pace.admit(direction, 4096, now).is_some() {
+                counts[direction as usize] += 1;
+            }
+        }
+        assert_eq!(counts, [100, 25, 0], "a tenth of a second of 1000 and 250 a second");
+        assert_eq!(Pace::new(&Job::default()).choose(0), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0       4       8                16               24
-//!  | magic | crc   | byte offset    | seed           | words drawn from offset and seed …
+//!  | magic | crc   | byte offset    | stamp          | words drawn from offset and stamp …
 //! ```
 //!
 //! The checksum covers everything after it, so that rot is told from a block that lies where another one
@@ -32,6 +32,11 @@ pub enum Fault {
         /// What its contents come to.
         computed: u32,
     },
+    /// The block is sound and in its place, and another run wrote it: this run's write is lost.
+    Stale {
+        /// The stamp of the run that wrote it.
+        stamp: u64,
+    },
     /// The block is sound and belongs elsewhere.
     Misplaced {
         /// Where it belongs, in bytes.
@@ -47,6 +52,9 @@ impl fmt::Display for Fault {
             }
             Self::Checksum { stored, computed } => {
                 write!(f, "CRC32C is {computed:#010x}, the header says {stored:#010x}")
+            }
+            Self::Stale { stamp } => {
+                write!(f, "still holds what an earlier run wrote (stamp {stamp:#018x})")
             }
             Self::Misplaced { belongs } => write!(f, "holds the data of byte offset {belongs}"),
         }
@@ -69,25 +77,33 @@ impl fmt::Display for BadBlock {
 }
 
 /// Fills `data`, which goes to byte `offset` of a device, block by block.
-pub fn fill(data: &mut [u8], offset: u64, block_bytes: usize, seed: u64) {
+pub fn fill(data: &mut [u8], offset: u64, block_bytes: usize, stamp: u64) {
     for (at, block) in (offset..).step_by(block_bytes).zip(data.chunks_exact_mut(block_bytes)) {
-        fill_block(block, at, seed);
+        fill_block(block, at, stamp);
     }
 }
 
 /// Checks `data`, which came from byte `offset` of a device; the first bad block is named.
-pub fn check(data: &[u8], offset: u64, block_bytes: usize) -> Result<(), BadBlock> {
+///
+/// With a stamp, blocks of other runs are bad too.
+pub fn check(
+    data: &[u8],
+    offset: u64,
+    block_bytes: usize,
+    stamp: Option<u64>,
+) -> Result<(), BadBlock> {
     for (at, block) in (offset..).step_by(block_bytes).zip(data.chunks_exact(block_bytes)) {
-        check_block(block, at).map_err(|fault| BadBlock { lba: at / block_bytes as u64, fault })?;
+        check_block(block, at, stamp)
+            .map_err(|fault| BadBlock { lba: at / block_bytes as u64, fault })?;
     }
     Ok(())
 }
 
-fn fill_block(block: &mut [u8], offset: u64, seed: u64) {
+fn fill_block(block: &mut [u8], offset: u64, stamp: u64) {
     block[..4].copy_from_slice(&MAGIC.to_le_bytes());
     block[8..16].copy_from_slice(&offset.to_le_bytes());
-    block[16..24].copy_from_slice(&seed.to_le_bytes());
-    let mut words = fastrand::Rng::with_seed(seed ^ offset.rotate_left(32));
+    block[16..24].copy_from_slice(&stamp.to_le_bytes());
+    let mut words = fastrand::Rng::with_seed(stamp ^ offset.rotate_left(32));
     for word in block[HEADER_BYTES..].chunks_exact_mut(8) {
         word.copy_from_slice(&words.u64(..).to_le_bytes());
     }
@@ -95,7 +111,7 @@ fn fill_block(block: &mut [u8], offset: u64, seed: u64) {
     block[4..8].copy_from_slice(&crc.to_le_bytes());
 }
 
-fn check_block(block: &[u8], offset: u64) -> Result<(), Fault> {
+fn check_block(block: &[u8], offset: u64, stamp: Option<u64>) -> Result<(), Fault> {
     let word =
         |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
     let found = word(0);
@@ -106,8 +122,15 @@ fn check_block(block: &[u8], offset: u64) -> Result<(), Fault> {
     if stored != computed {
         return Err(Fault::Checksum { stored, computed });
     }
-    let belongs = u64::from(word(8)) | u64::from(word(12)) << 32;
-    if belongs == offset { Ok(()) } else { Err(Fault::Misplaced { belongs }) }
+    let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+    let (belongs, found) = (long(8), long(16));
+    if belongs != offset {
+        return Err(Fault::Misplaced { belongs });
+    }
+    match stamp {
+        Some(stamp) if stamp != found => Err(Fault::Stale { stamp: found }),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -123,11 +146,11 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_found_and_named_by_its_block() {
         let good = written();
-        assert_eq!(check(&good, 512 * 8, 512), Ok(()));
+        assert_eq!(check(&good, 512 * 8, 512, Some(7)), Ok(()));
         for bit in 0..good.len() * 8 {
             let mut data = good.clone();
             data[bit / 8] ^= 1 << (bit % 8);
-            let bad = check(&data, 512 * 8, 512).unwrap_err();
+            let bad = check(&data, 512 * 8, 512, Some(7)).unwrap_err();
             assert_eq!(bad.lba, 8 + bit as u64 / 8 / 512, "bit {bit}");
         }
     }
@@ -136,13 +159,21 @@ mod tests {
     fn a_block_that_lies_where_another_belongs_is_told_from_rot() {
         let mut data = written();
         data.rotate_left(512);
-        let bad = check(&data, 512 * 8, 512).unwrap_err();
+        let bad = check(&data, 512 * 8, 512, Some(7)).unwrap_err();
         assert_eq!(bad.to_string(), "verify: LBA 0x8: holds the data of byte offset 4608");
     }
 
     #[test]
+    fn a_block_of_an_earlier_run_is_sound_and_stale() {
+        let data = written();
+        assert_eq!(check(&data, 512 * 8, 512, None), Ok(()));
+        let bad = check(&data, 512 * 8, 512, Some(8)).unwrap_err();
+        assert_eq!(bad.fault, Fault::Stale { stamp: 7 });
+    }
+
+    #[test]
     fn a_block_that_was_never_written_has_no_header() {
-        let bad = check(&[0; 512], 0, 512).unwrap_err();
+        let bad = check(&[0; 512], 0, 512, None).unwrap_err();
         assert_eq!(bad.fault, Fault::NoHeader { found: 0 });
     }
 }

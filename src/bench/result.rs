@@ -440,7 +440,7 @@ impl fmt::Display for Warning {
                  of a drive"
             ),
             Self::NoHugepages => f.write_str(
-                "buffers lie on ordinary pages: `udirect setup` shows how to reserve hugepages",
+                "buffers lie on ordinary pages: reserve hugepages with `sysctl vm.nr_hugepages=64`",
             ),
             Self::Bounces { job, percent } => write!(
                 f,

@@ -11,11 +11,15 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::job::{Direction, Job, PerDirection, group_ids};
-use super::result::{DeviceInfo, Environment, RESULT_VERSION, RunResult};
-use super::summary::{merge_groups, report, warnings};
+use super::job::{Direction, Job, PerDirection, Region, group_ids};
+use super::option::OptionError;
+use super::result::{DeviceInfo, Environment, RESULT_VERSION, RunResult, Warning};
+use super::summary::{merge_groups, not_started, report, warnings};
 use super::worker::{Live, Outcome, Worker, WorkerError};
+use super::workload::{Generator, ReadBack};
+use crate::dma::PageKind;
 use crate::open::{OpenError, Opened, open};
+use crate::units::LbaSize;
 
 /// What is to be run.
 #[derive(Clone, Debug, Default)]
@@ -105,21 +109,33 @@ pub fn run(
     check_workers(&jobs, &stages, &cores, plan.oversubscribe)?;
     let devices = open_devices(&jobs)?;
     jobs.iter().try_for_each(|job| check_against_device(job, &devices))?;
+    check_queues(&jobs, &stages, &devices)?;
     let groups = group_ids(&jobs);
+    let stamp = fastrand::u64(..);
     let mut results = Vec::new();
     for stage in &stages {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let outcomes = run_stage(&jobs[stage.clone()], &devices, &cores, stop, observe)?;
+        let outcomes = match run_stage(&jobs[stage.clone()], &devices, &cores, stamp, stop, observe)
+        {
+            Ok(outcomes) => outcomes,
+            Err(error) if results.is_empty() => return Err(error),
+            // What ran before is worth keeping; what could not start is reported as failed.
+            Err(error) => {
+                results.extend(stage.clone().map(|at| not_started(&jobs, at, groups[at], &error)));
+                break;
+            }
+        };
         let numbered = stage.clone().zip(outcomes);
-        results.extend(
-            numbered.flat_map(|(index, outcomes)| report(&jobs[index], groups[index], outcomes)),
-        );
+        results.extend(numbered.flat_map(|(at, outcomes)| report(&jobs, at, groups[at], outcomes)));
     }
     let results = merge_groups(&jobs, results);
     let addresses = devices.keys().cloned();
-    let warnings = warnings(&jobs, &stages, cores.len(), addresses, &results);
+    let mut warnings = warnings(&jobs, &stages, cores.len(), addresses, &results);
+    if devices.values().any(|opened| opened.device.dma().page_kind() == Some(PageKind::Ordinary)) {
+        warnings.push(Warning::NoHugepages);
+    }
     Ok(RunResult {
         version: RESULT_VERSION,
         timestamp_ms: now_ms(),
@@ -199,13 +215,21 @@ fn check_workers(
     }
     for stage in stages {
         let workers: u64 = jobs[stage.clone()].iter().map(|job| u64::from(job.numjobs)).sum();
-        if workers > cores.len() as u64 && !oversubscribe {
+        if oversubscribe {
+            continue;
+        }
+        if workers > cores.len() as u64 {
             let problem = format!(
                 "numjobs: {workers} polling workers at once and {} cores to run them on \
                  (--oversubscribe lets them share)",
                 cores.len()
             );
             return Err(RunError::Job { job: jobs[stage.start].name.clone(), problem });
+        }
+        if let Some((job, core)) = shared_core(&jobs[stage.clone()], cores) {
+            let problem =
+                format!("two polling workers would share core {core} (--oversubscribe lets them)");
+            return Err(RunError::Job { job: job.name.clone(), problem });
         }
     }
     Ok(())
@@ -233,20 +257,50 @@ fn check_against_device(job: &Job, devices: &Devices) -> Result<(), RunError> {
             job.iodepth, job.filename
         ));
     }
-    if job.numjobs > device.max_queues() {
-        let most = device.max_queues();
-        return problem(format!("numjobs {} exceeds the {most} queues of the device", job.numjobs));
+    let unit = u64::from(job.max_block_size());
+    let io_size = job.io_size.map(|size| size.resolve(geometry.capacity().0, unit));
+    if let Some(bytes) = io_size.filter(|bytes| *bytes < unit) {
+        return problem(format!("io_size {bytes} is less than a block of {unit}"));
     }
     if job.rw.uses(Direction::Trim) && !geometry.operations.deallocate {
         return problem(format!("{} cannot deallocate", job.filename));
     }
     for number in 0..job.numjobs {
-        let checked =
-            job.region(number, geometry.capacity().0, geometry.lba_size).and_then(|region| {
-                super::workload::Generator::new(job, number, region, geometry.lba_size)
-            });
+        let checked = job
+            .region(number, geometry.capacity().0, geometry.lba_size)
+            .and_then(|region| check_workload(job, number, region, geometry.lba_size));
         if let Err(error) = checked {
             return problem(error.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn check_workload(job: &Job, number: u32, region: Region, lba: LbaSize) -> Result<(), OptionError> {
+    Generator::new(job, number, region, lba)?;
+    if job.reads_back() {
+        ReadBack::new(job, number, region, lba)?;
+    }
+    Ok(())
+}
+
+/// Checks that the workers of each stage do not need more queues than their device has.
+fn check_queues(
+    jobs: &[Job],
+    stages: &[core::ops::Range<usize>],
+    devices: &Devices,
+) -> Result<(), RunError> {
+    for stage in stages {
+        let stage = &jobs[stage.clone()];
+        for job in stage {
+            let of_device = stage.iter().filter(|other| other.filename == job.filename);
+            let workers: u64 = of_device.map(|job| u64::from(job.numjobs)).sum();
+            let most = devices[&job.filename].device.max_queues();
+            if workers > u64::from(most) {
+                let problem =
+                    format!("{workers} workers at once exceed the {most} queues of the device");
+                return Err(RunError::Job { job: job.name.clone(), problem });
+            }
         }
     }
     Ok(())
@@ -257,13 +311,14 @@ fn run_stage(
     jobs: &[Job],
     devices: &Devices,
     cores: &Cores,
+    stamp: u64,
     stop: &AtomicBool,
     observe: &mut dyn FnMut(&Progress),
 ) -> Result<Vec<Vec<Outcome>>, RunError> {
     let mut workers = Vec::new();
     for (index, job) in jobs.iter().enumerate() {
         for number in 0..job.numjobs {
-            workers.push((index, make_worker(job, number, devices)?));
+            workers.push((index, make_worker(job, number, devices, stamp)?));
         }
     }
     let lives: Vec<Live> = workers.iter().map(|_| Live::default()).collect();
@@ -312,13 +367,18 @@ impl Drop for StopOnPanic<'_> {
     }
 }
 
-fn make_worker<'a>(job: &'a Job, number: u32, devices: &Devices) -> Result<Worker<'a>, RunError> {
+fn make_worker<'a>(
+    job: &'a Job,
+    number: u32,
+    devices: &Devices,
+    stamp: u64,
+) -> Result<Worker<'a>, RunError> {
     let device = &*devices[&job.filename].device;
     let geometry = device.geometry();
     let made = job
         .region(number, geometry.capacity().0, geometry.lba_size)
         .map_err(WorkerError::from)
-        .and_then(|region| Worker::new(job, number, device, region));
+        .and_then(|region| Worker::new(job, number, device, region, stamp));
     made.map_err(|error| RunError::Start { job: job.name.clone(), source: error.into() })
 }
 
@@ -327,6 +387,20 @@ fn core_of(job: &Job, place: usize, cores: &Cores) -> usize {
         Some(allowed) if !allowed.is_empty() => allowed[place % allowed.len()],
         _ => cores.0[place % cores.len()],
     }
+}
+
+/// Returns a job and the core that one of its workers would share with another worker of the stage.
+fn shared_core<'a>(stage: &'a [Job], cores: &Cores) -> Option<(&'a Job, usize)> {
+    let workers = stage.iter().flat_map(|job| (0..job.numjobs).map(move |_| job));
+    let mut taken = Vec::new();
+    for (place, job) in workers.enumerate().take(cores.len() + 1) {
+        let core = core_of(job, place, cores);
+        if taken.contains(&core) {
+            return Some((job, core));
+        }
+        taken.push(core);
+    }
+    None
 }
 
 fn pause_unless(stop: &AtomicBool, delay: Duration) {
@@ -406,18 +480,17 @@ impl Seen {
 /// Returns how long the stage will take if every job has a time.
 fn planned(jobs: &[Job]) -> Option<Duration> {
     let time = |job: &Job| {
-        let runtime = job.runtime.filter(|_| job.time_based)?;
+        let runtime = job.runtime?;
         Some(job.startdelay + job.ramp_time + runtime)
     };
     jobs.iter().map(time).try_fold(Duration::ZERO, |longest, time| Some(longest.max(time?)))
 }
 
 fn fraction(planned: Option<Duration>, elapsed: Duration, lives: &[Live]) -> Option<f64> {
-    if let Some(planned) = planned {
-        return Some((elapsed.as_secs_f64() / planned.as_secs_f64()).min(1.0));
-    }
     let least = lives.iter().map(|live| live.permille.load(Ordering::Relaxed)).min()?;
-    Some(least as f64 / 1000.0)
+    let of_time = planned.map_or(0.0, |planned| elapsed.as_secs_f64() / planned.as_secs_f64());
+    // A job ends with its time or with its data, whichever is first.
+    Some(of_time.max(least as f64 / 1000.0).min(1.0))
 }
 
 fn environment(jobs: &[Job], devices: &Devices) -> Environment {

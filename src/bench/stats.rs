@@ -341,9 +341,9 @@ impl WorkerStats {
         Self { directions, ..Self::default() }
     }
 
-    /// Closes an interval in every direction.
-    pub fn sample(&mut self, elapsed: Duration) {
-        for direction in Direction::ALL {
+    /// Closes an interval in the directions that are in use.
+    pub fn sample(&mut self, elapsed: Duration, used: PerDirection<bool>) {
+        for direction in Direction::ALL.into_iter().filter(|direction| *used.get(*direction)) {
             self.directions.get_mut(direction).sample(elapsed);
         }
     }

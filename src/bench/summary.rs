@@ -16,6 +16,8 @@ pub(super) struct Reported {
     times: Times,
     /// Whether it is to be added to others of its group.
     grouped: bool,
+    /// Which job it is of.
+    job: usize,
 }
 
 /// The times of one entry: those of its longest worker.
@@ -24,18 +26,36 @@ struct Times {
     runtime: Duration,
     verify_runtime: Duration,
     elapsed: Duration,
+    /// What all workers took together, of which CPU time is a share.
+    busy: Duration,
     usage: Usage,
 }
 
 /// Makes the entries of a job, one for each worker.
-pub(super) fn report(job: &Job, group: u32, outcomes: Vec<Outcome>) -> Vec<Reported> {
+pub(super) fn report(jobs: &[Job], at: usize, group: u32, outcomes: Vec<Outcome>) -> Vec<Reported> {
+    let job = &jobs[at];
     let each = |outcome: Outcome| {
         let Outcome { stats, runtime, verify_runtime, elapsed, usage, errors } = outcome;
-        let times = Times { runtime, verify_runtime, elapsed, usage };
+        let times = Times { runtime, verify_runtime, elapsed, busy: elapsed, usage };
         let result = job_result(job, group, 1, &stats, &times, &errors);
-        Reported { result, stats, times, grouped: job.group_reporting }
+        Reported { result, stats, times, grouped: job.group_reporting, job: at }
     };
     outcomes.into_iter().map(each).collect()
+}
+
+/// Makes the entry of a job that could not start.
+pub(super) fn not_started(
+    jobs: &[Job],
+    at: usize,
+    group: u32,
+    error: &(dyn std::error::Error + 'static),
+) -> Reported {
+    let chain = core::iter::successors(Some(error), |error| error.source());
+    let text: Vec<String> = chain.map(ToString::to_string).collect();
+    let errors = Errors::one(text.join(": "), libc::EIO);
+    let (stats, times) = (WorkerStats::default(), Times::default());
+    let result = job_result(&jobs[at], group, 0, &stats, &times, &errors);
+    Reported { result, stats, times, grouped: false, job: at }
 }
 
 fn job_result(
@@ -64,7 +84,7 @@ fn job_result(
 
 fn add_times(result: &mut JobResult, times: &Times) {
     let percent = |time: Duration| {
-        let whole = times.elapsed.as_secs_f64();
+        let whole = times.busy.as_secs_f64();
         if whole > 0.0 { time.as_secs_f64() / whole * 100.0 } else { 0.0 }
     };
     result.elapsed_ms = u64::try_from(times.elapsed.as_millis()).unwrap_or(u64::MAX);
@@ -97,12 +117,13 @@ fn add(jobs: &[Job], into: &mut Reported, other: &Reported) {
         runtime: into.times.runtime.max(other.times.runtime),
         verify_runtime: into.times.verify_runtime.max(other.times.verify_runtime),
         elapsed: into.times.elapsed.max(other.times.elapsed),
+        busy: into.times.busy + other.times.busy,
         usage: into.times.usage,
     };
     into.times.usage.add(&other.times.usage);
     let errors = Errors::of(&into.result, &other.result);
     let workers = into.result.workers + other.result.workers;
-    let Some(job) = jobs.iter().find(|job| job.name == into.result.name) else { return };
+    let job = &jobs[into.job];
     into.result = job_result(job, into.result.group_id, workers, &into.stats, &into.times, &errors);
 }
 
@@ -121,7 +142,7 @@ pub(super) fn warnings(
     results: &[Reported],
 ) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    for Reported { result, .. } in results {
+    for Reported { result, job, .. } in results {
         if result.error_count > 0 {
             let (job, count) = (result.name.clone(), result.error_count);
             warnings.push(Warning::Errors { job, count });
@@ -130,7 +151,7 @@ pub(super) fn warnings(
             let (job, runtime_ms) = (result.name.clone(), result.runtime_ms);
             warnings.push(Warning::ShortRun { job, runtime_ms });
         }
-        warnings.extend(rate_missed(jobs, result));
+        warnings.extend(rate_missed(&jobs[*job], result));
     }
     let busiest = stages.iter().map(|stage| {
         jobs[stage.clone()].iter().map(|job| job.numjobs).fold(0, u32::saturating_add)
@@ -144,11 +165,13 @@ pub(super) fn warnings(
     warnings
 }
 
-fn rate_missed(jobs: &[Job], result: &JobResult) -> Option<Warning> {
-    let job = jobs.iter().find(|job| job.name == result.name)?;
+fn rate_missed(job: &Job, result: &JobResult) -> Option<Warning> {
     let rates = job.rate_iops.iter().filter(|(direction, _)| job.rw.uses(*direction));
     let asked: u64 = rates.filter_map(|(_, rate)| *rate).sum::<u64>() * u64::from(result.workers);
-    let found: f64 = result.directions.iter().map(|(_, direction)| direction.iops).sum();
+    let rated =
+        |direction: Direction| job.rw.uses(direction) && job.rate_iops.get(direction).is_some();
+    let of_rated = result.directions.iter().filter(|(direction, _)| rated(*direction));
+    let found: f64 = of_rated.map(|(_, direction)| direction.iops).sum();
     let missed = asked > 0 && found < asked as f64 * RATE_TOLERANCE;
     let job = result.name.clone();
     missed.then_some(Warning::RateMissed { job, asked_iops: asked as f64, found_iops: found })

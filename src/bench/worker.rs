@@ -7,14 +7,14 @@
 //! ```
 //!
 //! The loop allocates nothing. Everything it counts is its own until it ends, but for the live counters,
-//! which it publishes ten times a second.
+//! which it publishes a hundred times a second.
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batch::Batches;
-use super::job::{Direction, Job, Region, Verify};
+use super::job::{Direction, Job, PerDirection, Region, Verify};
 use super::pace::Pace;
 use super::pattern;
 use super::result::{JobResult, QueueCounters};
@@ -62,6 +62,10 @@ pub(super) struct Worker<'a> {
     /// When it was wanted, if the pace has admitted it already.
     admitted: Option<u64>,
     writes_since_flush: u32,
+    /// Whether what was written is being read back.
+    reading_back: bool,
+    /// What this run writes into every block, so that a block of an earlier run is told from its own.
+    stamp: u64,
     epoch: Instant,
     baseline: Counters,
 }
@@ -74,10 +78,11 @@ enum Source {
 
 impl Source {
     #[inline]
-    fn next(&mut self) -> Io {
-        match self {
-            Self::Generator(generator) => generator.next(),
-            Self::ReadBack(read_back) => read_back.next(),
+    fn next(&mut self, chosen: Option<Direction>) -> Io {
+        match (self, chosen) {
+            (Self::Generator(generator), None) => generator.next(),
+            (Self::Generator(generator), Some(direction)) => generator.next_in(direction),
+            (Self::ReadBack(read_back), _) => read_back.next(),
         }
     }
 }
@@ -89,8 +94,9 @@ struct Goal {
     bytes: u64,
     /// I/Os left to submit.
     ios: u64,
-    /// Bytes in all, for progress.
+    /// Bytes and I/Os in all, for progress.
     of_bytes: u64,
+    of_ios: u64,
     /// Bytes that were written and are to be read back.
     written: u64,
 }
@@ -153,11 +159,11 @@ impl<'a> Worker<'a> {
         number: u32,
         device: &dyn BlockDevice,
         region: Region,
+        stamp: u64,
     ) -> Result<Self, WorkerError> {
         let lba_size = device.geometry().lba_size;
         let generator = Generator::new(job, number, region, lba_size)?;
-        let reads_back =
-            job.verify != Verify::None && job.do_verify && job.rw.uses(Direction::Write);
+        let reads_back = job.reads_back();
         let read_back =
             reads_back.then(|| ReadBack::new(job, number, region, lba_size)).transpose()?;
         let options = QueueOptions { depth: job.iodepth, ..QueueOptions::default() };
@@ -179,6 +185,8 @@ impl<'a> Worker<'a> {
             held: None,
             admitted: None,
             writes_since_flush: 0,
+            reading_back: false,
+            stamp,
             epoch: Instant::now(),
             baseline: Counters::default(),
         })
@@ -194,7 +202,11 @@ impl<'a> Worker<'a> {
             self.flush_and_wait();
         }
         let ended = self.now();
-        let runtime = clock.end(&mut self.stats, ended);
+        if clock.ends_in_ramp(ended) {
+            self.forget_the_ramp();
+        }
+        let used = self.directions_in_use();
+        let runtime = clock.end(&mut self.stats, ended, used);
         let verify_runtime = match self.read_back.take() {
             Some(read_back) => self.check_what_was_written(read_back, stop, live),
             None => 0,
@@ -234,12 +246,26 @@ impl<'a> Worker<'a> {
     #[cold]
     fn tick(&mut self, clock: &mut Clock, now: u64, stop: &AtomicBool, live: &Live) -> bool {
         if clock.ramp_ends(now) {
-            self.stats.clear();
-            self.baseline = self.queue.counters();
+            self.forget_the_ramp();
         }
-        clock.sample_if_due(&mut self.stats, now);
+        let used = self.directions_in_use();
+        clock.sample_if_due(&mut self.stats, now, used);
         self.publish(live);
         stop.load(Ordering::Relaxed) || self.errors.fatal || clock.is_over(now)
+    }
+
+    /// Forgets what was counted before anything is measured.
+    fn forget_the_ramp(&mut self) {
+        self.stats.clear();
+        self.baseline = self.queue.counters();
+    }
+
+    /// Returns the directions of the phase that runs.
+    fn directions_in_use(&self) -> PerDirection<bool> {
+        PerDirection::from_fn(|direction| match self.reading_back {
+            true => direction == Direction::Read,
+            false => self.job.rw.uses(direction),
+        })
     }
 
     /// Submits a batch; returns how many requests.
@@ -274,7 +300,10 @@ impl<'a> Worker<'a> {
             if !taken {
                 break;
             }
-            self.admitted = None;
+            if self.held.is_none() {
+                // A flush may have gone first; the I/O still has its turn.
+                self.admitted = None;
+            }
             count += 1;
         }
         count
@@ -282,7 +311,8 @@ impl<'a> Worker<'a> {
 
     /// Returns when the next I/O was wanted, once it is.
     fn admit_next(&mut self, now: u64) -> Option<u64> {
-        let io = self.next_io()?;
+        let chosen = self.pace.choose(now);
+        let io = self.next_io(chosen)?;
         self.hold(io);
         if self.admitted.is_none() {
             self.admitted = self.pace.admit(io.direction, io.len, now);
@@ -311,14 +341,17 @@ impl<'a> Worker<'a> {
         if self.job.fsync > 0 && self.writes_since_flush >= self.job.fsync {
             return self.submit_flush(batch);
         }
-        let Some(io) = self.next_io() else { return false };
+        let Some(io) = self.next_io(None) else { return false };
         let Some(operation) = self.operation(io) else {
             self.hold(io);
             return false;
         };
         match self.queue.submit(Request::new(operation, u64::from(batch))) {
             Ok(()) => {
-                self.writes_since_flush += u32::from(io.direction == Direction::Write);
+                if io.direction == Direction::Write {
+                    self.writes_since_flush += 1;
+                    self.goal.written += u64::from(io.len);
+                }
                 true
             }
             Err(rejected) => self.not_taken(rejected, io),
@@ -365,21 +398,18 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Returns the next I/O, unless the goal is reached.
+    /// Returns the next I/O, in the direction that rates have chosen, unless the goal is reached.
     #[inline]
-    fn next_io(&mut self) -> Option<Io> {
+    fn next_io(&mut self, chosen: Option<Direction>) -> Option<Io> {
         if let Some(io) = self.held.take() {
             return Some(io);
         }
         if self.goal.bytes == 0 || self.goal.ios == 0 {
             return None;
         }
-        let io = self.source.next();
+        let io = self.source.next(chosen);
         self.goal.ios -= 1;
         self.goal.bytes = self.goal.bytes.saturating_sub(u64::from(io.len));
-        if io.direction == Direction::Write {
-            self.goal.written += u64::from(io.len);
-        }
         Some(io)
     }
 
@@ -405,7 +435,7 @@ impl<'a> Worker<'a> {
                 let mut buffer = self.buffers.take(io)?;
                 if self.job.verify == Verify::Crc32c {
                     let block = self.lba_size.bytes() as usize;
-                    pattern::fill(&mut buffer, io.offset, block, self.job.randseed);
+                    pattern::fill(&mut buffer, io.offset, block, self.stamp);
                 }
                 Some(Operation::Write { lba, payload: Payload::One(buffer), fua: false })
             }
@@ -420,14 +450,35 @@ impl<'a> Worker<'a> {
     #[inline]
     fn reap(&mut self) -> usize {
         let most = self.job.complete_batch() as usize;
+        let checked = self.checked();
         let Self { queue, runs, buffers, errors, stats, job, lba_size, .. } = self;
-        let mut desk =
-            Desk { runs, buffers, errors, stats, verify: job.verify, lba_size: *lba_size };
+        let mut desk = Desk {
+            runs,
+            buffers,
+            errors,
+            stats,
+            checked,
+            verify_fatal: job.verify_fatal,
+            lba_size: *lba_size,
+        };
         let count = queue.poll(most, &mut |completion| desk.receive(completion));
         if count > 0 {
             self.record(count);
         }
         count
+    }
+
+    /// Returns how data that was read is checked.
+    ///
+    /// Reads of a mix meet blocks that nobody has written yet, so only the read-back checks them.
+    #[inline]
+    fn checked(&self) -> Checked {
+        match self.job.verify {
+            Verify::None => Checked::Not,
+            Verify::Crc32c if self.reading_back => Checked::Stamp(self.stamp),
+            Verify::Crc32c if self.job.rw.uses(Direction::Write) => Checked::Not,
+            Verify::Crc32c => Checked::Sound,
+        }
     }
 
     #[inline]
@@ -449,7 +500,7 @@ impl<'a> Worker<'a> {
             let slat = batch.rung - batch.begun;
             let stats = self.stats.directions.get_mut(direction);
             stats.complete_run(u64::from(run.count), run.bytes, slat, clat);
-            if let Some(corrected) = &mut stats.corrected {
+            if let Some(corrected) = stats.corrected.as_mut().filter(|_| !self.reading_back) {
                 corrected.record_n(now.saturating_sub(batch.intended), u64::from(run.count));
             }
         }
@@ -465,12 +516,14 @@ impl<'a> Worker<'a> {
         self.source = Source::ReadBack(read_back);
         self.goal.bytes = core::mem::take(&mut self.goal.written);
         self.goal.ios = u64::MAX;
-        self.held = None;
-        self.goal.of_bytes = self.goal.bytes;
+        (self.goal.of_bytes, self.goal.of_ios) = (self.goal.bytes, u64::MAX);
+        (self.held, self.admitted) = (None, None);
+        (self.reading_back, self.paced) = (true, false);
         let mut clock = Clock::unlimited(self.now());
         self.work(&mut clock, stop, live);
         let ended = self.now();
-        clock.end(&mut self.stats, ended)
+        let used = self.directions_in_use();
+        clock.end(&mut self.stats, ended, used)
     }
 
     fn publish(&self, live: &Live) {
@@ -481,8 +534,10 @@ impl<'a> Worker<'a> {
             store(&live.bytes[direction as usize], stats.bytes);
         }
         store(&live.errors, self.errors.count);
-        let left = u128::from(self.goal.bytes) * 1000 / u128::from(self.goal.of_bytes.max(1));
-        store(&live.permille, 1000 - u64::try_from(left.min(1000)).unwrap_or(1000));
+        let done = |left: u64, all: u64| 1000 - u128::from(left) * 1000 / u128::from(all.max(1));
+        let bytes = done(self.goal.bytes, self.goal.of_bytes);
+        let ios = done(self.goal.ios, self.goal.of_ios);
+        store(&live.permille, u64::try_from(bytes.max(ios)).unwrap_or(1000));
     }
 
     /// Returns the nanoseconds since the worker began.
@@ -499,8 +554,20 @@ struct Desk<'a> {
     buffers: &'a mut Buffers,
     errors: &'a mut Errors,
     stats: &'a mut WorkerStats,
-    verify: Verify,
+    checked: Checked,
+    verify_fatal: bool,
     lba_size: LbaSize,
+}
+
+/// How data that was read is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Checked {
+    /// It is not.
+    Not,
+    /// Every block is what some run wrote there.
+    Sound,
+    /// Every block is what this run wrote there.
+    Stamp(u64),
 }
 
 impl Desk<'_> {
@@ -563,8 +630,9 @@ impl Desk<'_> {
         payload: Option<&Payload>,
         lba: Lba,
     ) -> bool {
-        match (self.verify, direction, payload) {
-            (Verify::Crc32c, Some(Direction::Read), Some(payload)) => self.check(payload, lba),
+        match (self.checked, direction, payload) {
+            (Checked::Not, ..) => true,
+            (_, Some(Direction::Read), Some(payload)) => self.check(payload, lba),
             _ => true,
         }
     }
@@ -573,10 +641,15 @@ impl Desk<'_> {
         let offset = lba.0 << self.lba_size.shift();
         let block = self.lba_size.bytes() as usize;
         let data = payload.segments().iter().map(|buffer| &buffer[..]);
-        let checked = data.into_iter().try_for_each(|data| pattern::check(data, offset, block));
-        match checked {
+        let stamp = match self.checked {
+            Checked::Stamp(stamp) => Some(stamp),
+            _ => None,
+        };
+        let mut data = data.into_iter();
+        match data.try_for_each(|data| pattern::check(data, offset, block, stamp)) {
             Ok(()) => true,
             Err(bad) => {
+                self.errors.fatal |= self.verify_fatal;
                 self.errors.note_text(bad.to_string(), libc::EILSEQ);
                 false
             }
@@ -600,6 +673,11 @@ impl Errors {
             errno: earlier.first_errno,
             fatal: false,
         }
+    }
+
+    /// One error.
+    pub(super) fn one(text: String, errno: i32) -> Self {
+        Self { count: 1, first: Some(text), errno, fatal: true }
     }
 
     #[cold]
@@ -628,7 +706,7 @@ impl Goal {
         let all = whole.saturating_mul(u64::from(job.loops));
         let bytes = if job.time_based { u64::MAX } else { all };
         let ios = job.number_ios.unwrap_or(u64::MAX);
-        Self { bytes, ios, of_bytes: bytes, written: 0 }
+        Self { bytes, ios, of_bytes: bytes, of_ios: ios, written: 0 }
     }
 }
 
@@ -694,6 +772,8 @@ struct Clock {
     ramped: bool,
     /// When the measured part began.
     began: u64,
+    /// How long it may take.
+    runtime_ns: u64,
     /// When the work is over.
     over: u64,
     sampled: u64,
@@ -709,12 +789,14 @@ impl Clock {
     fn new(job: &Job) -> Self {
         let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let ramp_ns = ns(job.ramp_time);
-        let over = job.runtime.map_or(u64::MAX, |time| ramp_ns.saturating_add(ns(time)));
-        Self { due: 0, ramp_ns, ramped: ramp_ns == 0, began: 0, over, sampled: 0 }
+        let runtime_ns = job.runtime.map_or(u64::MAX, ns);
+        let over = ramp_ns.saturating_add(runtime_ns);
+        Self { due: 0, ramp_ns, ramped: ramp_ns == 0, began: 0, runtime_ns, over, sampled: 0 }
     }
 
     fn unlimited(now: u64) -> Self {
-        Self { due: now, ramp_ns: 0, ramped: true, began: now, over: u64::MAX, sampled: now }
+        let (runtime_ns, over) = (u64::MAX, u64::MAX);
+        Self { due: now, ramp_ns: 0, ramped: true, began: now, runtime_ns, over, sampled: now }
     }
 
     #[inline]
@@ -724,24 +806,39 @@ impl Clock {
 
     /// Says once that the ramp is over.
     fn ramp_ends(&mut self, now: u64) -> bool {
-        self.due = now.saturating_add(TICK_NS).min(self.over.max(now));
+        let next = if self.ramped { self.over } else { self.ramp_ns };
+        self.due = now.saturating_add(TICK_NS).min(next.max(now));
         if self.ramped || now < self.ramp_ns {
             return false;
         }
-        (self.ramped, self.began, self.sampled) = (true, now, now);
+        self.begin_measuring(now);
         true
     }
 
-    fn sample_if_due(&mut self, stats: &mut WorkerStats, now: u64) {
+    /// Says whether the work is over before anything was measured.
+    fn ends_in_ramp(&mut self, now: u64) -> bool {
+        let in_ramp = !self.ramped;
+        if in_ramp {
+            self.begin_measuring(now);
+        }
+        in_ramp
+    }
+
+    fn begin_measuring(&mut self, now: u64) {
+        (self.ramped, self.began, self.sampled) = (true, now, now);
+        self.over = now.saturating_add(self.runtime_ns);
+    }
+
+    fn sample_if_due(&mut self, stats: &mut WorkerStats, now: u64, used: PerDirection<bool>) {
         if now - self.sampled >= SAMPLE_NS {
-            self.sample(stats, now);
+            self.sample(stats, now, used);
         }
     }
 
-    fn sample(&mut self, stats: &mut WorkerStats, now: u64) {
+    fn sample(&mut self, stats: &mut WorkerStats, now: u64, used: PerDirection<bool>) {
         // A rest shorter than half an interval would be a sample of noise.
         if now - self.sampled >= SAMPLE_NS / 2 || self.sampled == self.began {
-            stats.sample(Duration::from_nanos(now - self.sampled));
+            stats.sample(Duration::from_nanos(now - self.sampled), used);
             self.sampled = now;
         }
     }
@@ -751,8 +848,8 @@ impl Clock {
     }
 
     /// Closes the last sample; returns how long was measured.
-    fn end(&mut self, stats: &mut WorkerStats, now: u64) -> u64 {
-        self.sample(stats, now);
+    fn end(&mut self, stats: &mut WorkerStats, now: u64, used: PerDirection<bool>) -> u64 {
+        self.sample(stats, now, used);
         now - self.began
     }
 }

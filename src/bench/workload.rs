@@ -58,8 +58,14 @@ impl Generator {
     #[inline]
     #[expect(clippy::should_implement_trait, reason = "an iterator may end, this never does")]
     pub fn next(&mut self) -> Io {
+        let direction = self.mix.draw(&mut self.random);
+        self.next_in(direction)
+    }
+
+    /// Returns the next I/O of a direction that is in use, whatever the mix.
+    #[inline]
+    pub fn next_in(&mut self, direction: Direction) -> Io {
         let random = &mut self.random;
-        let direction = self.mix.draw(random);
         let stream = &self.streams[direction as usize];
         let (len, slots) = stream.sizes.draw(random);
         let distance = match &mut self.order {

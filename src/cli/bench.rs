@@ -6,8 +6,8 @@
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::Ordering;
-use std::fs::File;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
@@ -56,10 +56,13 @@ enum Place {
 }
 
 impl Place {
-    /// Makes sure of the place before an hour of measuring depends on it.
+    /// Makes sure of the place before an hour of measuring depends on it. What is there already stays
+    /// until there is something to put in its place.
     fn prepare(path: Option<&Path>) -> Result<Self, Failure> {
         let Some(path) = path else { return Ok(Self::Stdout) };
-        let file = File::create(path).with_context(|| format!("--output={}", path.display()));
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).open(path);
+        let file = file.with_context(|| format!("--output={}", path.display()));
         Ok(Self::File(path.to_owned(), file.map_err(Failure::usage)?))
     }
 
@@ -67,11 +70,19 @@ impl Place {
         match self {
             Self::Stdout => print(bytes),
             Self::File(path, file) => {
-                let written = file.write_all(bytes);
+                let written = replace(file, bytes);
                 written.with_context(|| path.display().to_string()).map_err(Failure::device)
             }
         }
     }
+}
+
+fn replace(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    // A pipe or a terminal has no length to set.
+    if file.metadata()?.is_file() {
+        file.set_len(0)?;
+    }
+    file.write_all(bytes)
 }
 
 fn written(result: &RunResult, format: Format) -> Result<Vec<u8>, Failure> {

@@ -36,7 +36,8 @@ fn filter(verbose: u8) -> Result<EnvFilter, Failure> {
 
 const fn level(verbose: u8) -> &'static str {
     match verbose {
-        0 => "warn",
+        // That there are no hugepages is one of the result's own warnings; a refusal stays one line.
+        0 => "warn,udirect::dma=error",
         1 => "info",
         2 => "debug",
         _ => "trace",

@@ -39,7 +39,7 @@ fn sample_stats() -> WorkerStats {
         stats.directions.read.complete(4096, 500, io * 10);
     }
     (0..500).for_each(|_| stats.directions.write.complete(4096, 600, 2_500_000));
-    stats.sample(Duration::from_secs(1));
+    stats.sample(Duration::from_secs(1), crate::bench::job::PerDirection::from_fn(|_| true));
     stats.directions.write.errors = 2;
     let mut corrected = LatencyHistogram::new();
     corrected.record_n(7_000_000, 500);

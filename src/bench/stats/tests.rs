@@ -142,7 +142,7 @@ fn the_ramp_leaves_nothing_behind() {
     stats.depth.mark_depth(4, 1);
     stats.queue.polls = 3;
     stats.sync.record(5);
-    stats.sample(Duration::from_millis(500));
+    stats.sample(Duration::from_millis(500), PerDirection::from_fn(|_| true));
     stats.clear();
     assert_eq!((stats.directions.read.ios, stats.directions.read.lat.count()), (0, 0));
     assert_eq!((stats.directions.read.bw.count(), stats.sync.count()), (0, 0));
