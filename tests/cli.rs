@@ -224,6 +224,62 @@ fn notes_are_told_unless_the_run_is_quiet() {
     assert!(!text(&quiet.stderr).contains("note: "), "{}", text(&quiet.stderr));
 }
 
+/// Runs the program with JSON output and returns the first job.
+#[track_caller]
+fn measured(args: &[&str]) -> Value {
+    let args = [&["bench"], args, &["--output-format=json"]].concat();
+    let document: Value = serde_json::from_str(&success(&args)).expect("it is JSON");
+    document["jobs"][0].clone()
+}
+
+/// What a rate had held back when the time was over was read back without having been written.
+#[test]
+fn a_rated_run_that_ends_by_time_reads_back_what_it_wrote_and_no_more() {
+    let rated = ["--rw=randwrite", "--rate_iops=2k", "--verify=crc32c", "--runtime=200ms"];
+    let job = measured(&[&["mem:16MiB", "--time_based"], &rated[..]].concat());
+    assert_eq!(job["read"]["total_ios"], job["write"]["total_ios"]);
+    assert_eq!(job["error"], 0);
+}
+
+/// Reads of a mix meet blocks that nobody has written; only the read-back can check.
+#[test]
+fn a_mix_with_verification_finds_nothing_wrong_on_a_fresh_device() {
+    let job = measured(&["mem:16MiB", "--rw=randrw", "--verify=crc32c", "--size=4M"]);
+    assert_eq!(job["error"], 0);
+}
+
+/// The direction that was drawn and not wanted yet held the other one back.
+#[test]
+fn both_rates_of_a_mix_are_kept_whatever_the_mix() {
+    let rates = ["--rw=randrw", "--rate_iops=3k,1k", "--number_ios=400"];
+    let job = measured(&[&["null:", "--iodepth=8"], &rates[..]].concat());
+    let (reads, writes) = (&job["read"]["total_ios"], &job["write"]["total_ios"]);
+    assert_eq!((reads.as_u64(), writes.as_u64()), (Some(300), Some(100)));
+}
+
+#[test]
+fn a_refused_run_leaves_an_older_result_alone() {
+    let place = place();
+    let older = file(place.path(), "result.json", "older");
+    refused_for(&["bench", "null:", "--iodepth=70000", &format!("--output={older}")], &["70000"]);
+    assert_eq!(fs::read_to_string(&older).expect("it is there"), "older");
+}
+
+#[test]
+fn a_flipped_bit_is_named_by_its_block() {
+    let place = place();
+    let image = place.path().join("image");
+    let address = format!("file:{}?size=1MiB&lba=512", image.display());
+    let write = ["bench", &address, "--rw=randwrite", "--verify=crc32c", "--do_verify=0"];
+    success(&write);
+    let mut bytes = fs::read(&image).expect("the image is there");
+    bytes[777 * 512 + 100] ^= 1;
+    fs::write(&image, bytes).expect("the image is writable");
+    let read = udirect(&["bench", &address, "--rw=read", "--verify=crc32c"]);
+    assert_eq!(read.status.code(), Some(1));
+    assert!(text(&read.stderr).contains("verify: LBA 0x309: CRC32C"), "{}", text(&read.stderr));
+}
+
 #[test]
 fn the_verifying_job_file_finds_everything_as_it_was_written() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/verify.fio");
