@@ -255,6 +255,29 @@ fn a_command_that_never_completes_stops_the_controller_and_comes_back() {
     assert_eq!(domain.usage().1, 0);
 }
 
+/// Commands of a split request and whole requests are handed back one at a time, and counted right.
+#[test]
+fn a_stopped_queue_hands_everything_back_one_by_one() {
+    let world = World::new(From::the(0, NvmOpcode::WRITE, Verdict::Drop));
+    let mut queue = world.queue(Duration::from_millis(80));
+    let buffer = world.domain.buffer(9 << 20, Access::DeviceReads).expect("a buffer");
+    queue.submit(Request::write(Lba(0), buffer, 1)).expect("a free slot");
+    for lba in 0..5 {
+        let buffer = world.domain.buffer(4096, Access::DeviceReads).expect("a buffer");
+        queue.submit(Request::write(Lba(lba), buffer, 1)).expect("a free slot");
+    }
+    queue.ring();
+    for left in (0..6).rev() {
+        let completion = wait(&mut *queue, 1).pop().expect("one");
+        assert!(completion.result.is_err());
+        assert_eq!(queue.inflight(), left);
+    }
+    drop(queue);
+    let domain = Arc::clone(&world.domain);
+    drop(world);
+    assert_eq!(domain.usage().1, 0);
+}
+
 #[test]
 fn a_command_that_fails_says_so_in_the_words_of_the_standard() {
     let world = World::new(From::the(1, NvmOpcode::READ, Verdict::Fail(Status::UNRECOVERED_READ)));

@@ -210,8 +210,10 @@ impl QueuePair {
     fn next_abandoned(&mut self) -> Option<Request> {
         while let Some(index) = self.slots.any() {
             self.deadlines.stop(self.slots.marks(index).0);
-            if let Owner::Request(request) = self.slots.empty(index) {
-                return Some(request);
+            match self.slots.empty(index) {
+                Owner::Request(request) => return Some(request),
+                Owner::Split(index) => self.splits.part_abandoned(index),
+                Owner::Nobody => {}
             }
         }
         self.splits.take_any().map(|split| split.request)

@@ -106,6 +106,13 @@ impl Splits {
         entry.take()
     }
 
+    /// Notes that a command will not come back: for a queue whose device can no longer touch memory.
+    pub(super) fn part_abandoned(&mut self, index: u16) {
+        let split = self.table[usize::from(index)].as_mut();
+        split.expect("a command of it was in flight").outstanding -= 1;
+        self.parts -= 1;
+    }
+
     /// Takes any request out: for a queue whose device can no longer touch memory.
     pub(super) fn take_any(&mut self) -> Option<Split> {
         let index = self.table.iter().position(Option::is_some)?;
