@@ -116,7 +116,9 @@ impl Admin {
         if let Some(pump) = &mut self.pump {
             pump.pump();
         }
-        while let Some(entry) = self.cq.peek() {
+        // A ring's worth at a time: a controller that keeps writing entries does not keep us here.
+        for _ in 0..ENTRIES {
+            let Some(entry) = self.cq.peek() else { break };
             self.take(entry)?;
             self.cq.advance();
         }

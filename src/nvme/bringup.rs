@@ -463,8 +463,8 @@ fn check_capabilities(connection: &Connection) -> Result<(), BlockError> {
     if cap.mpsmin() != 0 {
         return refuse(format!("4 KiB pages (CAP.MPSMIN = {})", cap.mpsmin()));
     }
-    // Bit 0 is the NVM command set, bit 6 says that there are several, of which 0 selects it.
-    if cap.css() & 0b0100_0001 == 0 {
+    // CC.CSS is written as 0, which is the NVM command set and needs bit 0.
+    if cap.css() & 1 == 0 {
         return refuse(format!("the NVM command set (CAP.CSS = {:#04x})", cap.css()));
     }
     Ok(())

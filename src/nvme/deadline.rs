@@ -59,7 +59,7 @@ impl Deadlines {
     /// Says whether a command is overdue. To be called at every poll.
     #[inline(always)]
     pub(super) fn overdue(&mut self) -> bool {
-        self.looks += 1;
+        self.looks = self.looks.wrapping_add(1);
         self.looks.is_multiple_of(LOOKS_PER_READING) && self.read_clock()
     }
 
@@ -76,7 +76,8 @@ impl Deadlines {
     /// Begins the next tick; says whether one that ends with it has commands left.
     fn advance(&mut self) -> bool {
         self.now = self.now.wrapping_add(1);
-        let oldest = self.now.wrapping_sub(TICKS_MAX);
+        // One more, since the tick that a command counts towards had begun before it.
+        let oldest = self.now.wrapping_sub(TICKS_MAX + 1);
         self.counts[usize::from(oldest) % SLOTS] > 0
     }
 }
@@ -90,10 +91,10 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_overdue_after_eight_ticks_and_not_before() {
+    fn a_command_is_overdue_after_eight_whole_ticks_and_not_before() {
         let mut deadlines = deadlines();
         let _tick = deadlines.start();
-        assert!((1..TICKS_MAX).all(|_| !deadlines.advance()));
+        assert!((0..TICKS_MAX).all(|_| !deadlines.advance()));
         assert!(deadlines.advance());
     }
 

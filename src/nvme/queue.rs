@@ -209,7 +209,11 @@ impl QueuePair {
 
     fn next_abandoned(&mut self) -> Option<Request> {
         while let Some(index) = self.slots.any() {
-            self.deadlines.stop(self.slots.marks(index).0);
+            let (tick, list) = self.slots.marks(index);
+            self.deadlines.stop(tick);
+            if let Some(list) = list {
+                self.lists.give_back(list);
+            }
             match self.slots.empty(index) {
                 Owner::Request(request) => return Some(request),
                 Owner::Split(index) => self.splits.part_abandoned(index),
@@ -304,7 +308,8 @@ impl IoQueue for QueuePair {
             self.continue_split();
             self.ring();
         }
-        if self.deadlines.overdue() && self.slots.busy() > 0 {
+        // What is completed and waits to be taken is the caller's delay, not the controller's.
+        if delivered < max && self.deadlines.overdue() && self.slots.busy() > 0 {
             let timeout = self.deadlines.timeout();
             self.fail(&format!("a command was not completed within {} ms", timeout.as_millis()));
         }

@@ -23,6 +23,9 @@ pub(super) struct Registers {
 /// The unit of CAP.TO and CRTO.
 const TIMEOUT_UNIT: Duration = Duration::from_millis(500);
 
+/// The longest that a controller is waited for, whatever it says: what CAP.TO can say at most.
+const READY_MAX: Duration = Duration::from_secs(128);
+
 impl Registers {
     pub(super) fn new(transport: Arc<dyn Transport>) -> Self {
         Self { transport }
@@ -71,7 +74,7 @@ impl Registers {
             (_, bits) => ReadyTimeouts::from_bits(bits).crwmt(),
         };
         let units = u32::from(crto.max(u16::from(cap.to()))) + 1;
-        TIMEOUT_UNIT * units
+        (TIMEOUT_UNIT * units).min(READY_MAX)
     }
 
     /// Writes down what a person needs to see why a controller does not do what it should.
