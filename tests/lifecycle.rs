@@ -306,6 +306,20 @@ fn a_failed_part_of_a_split_request_fails_the_request_once() {
     assert_eq!(payload.len(), 5 << 20);
 }
 
+/// Addresses of two domains once began at the same place, and this wrote over somebody else's memory.
+#[test]
+fn a_buffer_of_another_domain_is_a_fault_and_no_memory_of_ours() {
+    let (world, other) = (World::new(None), World::new(None));
+    let mut queue = world.queue(SECONDS);
+    let ours = world.domain.buffer(4096, Access::DeviceWrites).expect("a buffer");
+    let foreign = other.domain.buffer(4096, Access::DeviceWrites).expect("a buffer");
+    assert_ne!(ours.iova(), foreign.iova());
+    queue.submit(Request::read(Lba(0), foreign, 0)).expect("a free slot");
+    queue.ring();
+    let error = wait(&mut *queue, 1).pop().expect("one").result.expect_err("it is out of reach");
+    assert!(error.to_string().contains("Data Transfer Error"), "{error}");
+}
+
 #[test]
 fn events_are_reported_one_by_one_and_again() {
     let world = World::new(None);

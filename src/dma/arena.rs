@@ -5,6 +5,7 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::free::FreeRanges;
+use super::iova;
 use super::pages::Pages;
 use super::span::SharedBytes;
 use super::window::Window;
@@ -57,7 +58,7 @@ impl Arena {
         Ok(Self { pages, iova: Iova(0), access, free })
     }
 
-    /// Gives the arena its place in the address space.
+    /// Gives the arena its place in the address space; it goes back with the arena.
     pub(super) fn place(&mut self, iova: Iova) {
         self.iova = iova;
     }
@@ -134,6 +135,15 @@ impl Arena {
     fn lock_free(&self) -> std::sync::MutexGuard<'_, FreeRanges> {
         // A panic while this is held is a bug in `FreeRanges`; the ranges it left are still disjoint.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // Address 0 is never handed out: an arena without a place has none to give back.
+        if self.iova != Iova(0) {
+            iova::shared().give(self.iova, self.len());
+        }
     }
 }
 

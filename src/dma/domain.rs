@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::arena::{Access, Arena};
 use super::buf::DmaBuf;
-use super::iova::{IovaLimits, IovaSpace};
+use super::iova::{self, IovaLimits};
 use super::window::Window;
 use super::{DmaError, PAGE_BYTES, PageKind, PagePolicy};
 use crate::units::Iova;
@@ -44,7 +44,6 @@ pub struct Domain {
 }
 
 struct State {
-    space: IovaSpace,
     arenas: Vec<Arc<Arena>>,
     mappers: Vec<(u64, Arc<dyn Mapper>)>,
     next_attachment: u64,
@@ -56,12 +55,7 @@ const ARENA_BYTES_MIN: u64 = 2 << 20;
 impl Domain {
     /// Makes a domain without memory or devices.
     pub fn new(options: DomainOptions) -> Arc<Self> {
-        let state = State {
-            space: IovaSpace::new(),
-            arenas: Vec::new(),
-            mappers: Vec::new(),
-            next_attachment: 0,
-        };
+        let state = State { arenas: Vec::new(), mappers: Vec::new(), next_attachment: 0 };
         Arc::new(Self { options, state: Mutex::new(state) })
     }
 
@@ -78,7 +72,7 @@ impl Domain {
             return Err(DmaError::OutOfReach { iova, len, device: mapper.name() });
         }
         map_all(&*mapper, &state.arenas)?;
-        state.space.narrow(&limits);
+        iova::shared().narrow(&limits);
         let id = state.next_attachment;
         state.next_attachment += 1;
         state.mappers.push((id, mapper));
@@ -130,12 +124,10 @@ impl Domain {
     fn grow(&self, state: &mut State, len: u64, access: Access) -> Result<Arc<Arena>, DmaError> {
         let len = len.next_multiple_of(ARENA_BYTES_MIN);
         let mut arena = Arena::map(len, self.options.pages, access)?;
-        arena.place(state.space.take(arena.len(), arena.page_kind().bytes().max(ARENA_BYTES_MIN))?);
+        let align = arena.page_kind().bytes().max(ARENA_BYTES_MIN);
+        arena.place(iova::shared().take(arena.len(), align)?);
         let arena = Arc::new(arena);
-        if let Err(error) = tell_all(&state.mappers, &arena) {
-            state.space.give(arena.iova(), arena.len());
-            return Err(error);
-        }
+        tell_all(&state.mappers, &arena)?;
         tracing::debug!(?arena, "new arena");
         state.arenas.push(Arc::clone(&arena));
         Ok(arena)

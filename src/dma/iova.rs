@@ -4,6 +4,8 @@
 //! windows (the MSI window among them), and a driver has to honour both.
 #![forbid(unsafe_code)]
 
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
 use super::DmaError;
 use super::free::FreeRanges;
 use crate::units::Iova;
@@ -49,6 +51,16 @@ const FIRST_IOVA: u64 = 1 << 32;
 
 /// Where they end unless a device has less: the 39 bits of the smallest IOMMU in use.
 const IOVA_BITS: u32 = 39;
+
+/// The one space of the process: addresses of two domains never coincide, so that a buffer of one that is
+/// handed to a device of the other is an address without memory there, and not somebody else's memory.
+static SHARED: LazyLock<Mutex<IovaSpace>> = LazyLock::new(|| Mutex::new(IovaSpace::new()));
+
+/// Returns the space of the process.
+pub(super) fn shared() -> MutexGuard<'static, IovaSpace> {
+    // Whoever panicked under the lock left the ranges disjoint.
+    SHARED.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The free part of the address space.
 #[derive(Debug)]
