@@ -126,6 +126,11 @@ impl Domain {
         let mut arena = Arena::map(len, self.options.pages, access)?;
         let align = arena.page_kind().bytes().max(ARENA_BYTES_MIN);
         arena.place(iova::shared().take(arena.len(), align)?);
+        self.adopt(state, arena)
+    }
+
+    /// Lets every device reach an arena that has its place.
+    fn adopt(&self, state: &mut State, arena: Arena) -> Result<Arc<Arena>, DmaError> {
         let arena = Arc::new(arena);
         tell_all(&state.mappers, &arena)?;
         tracing::debug!(?arena, "new arena");
@@ -145,6 +150,23 @@ impl Domain {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Whoever panicked under this lock left whole values behind: every step above ends in one push.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+impl Domain {
+    /// Takes two windows, of an arena each, the second at the address where the first one ends.
+    ///
+    /// Both places are taken as one, since other threads take addresses at the same time.
+    pub(crate) fn adjacent_windows(&self, access: Access) -> [Window; 2] {
+        let mut state = self.lock();
+        let first = iova::shared().take(2 * ARENA_BYTES_MIN, ARENA_BYTES_MIN).unwrap();
+        [0, 1].map(|index| {
+            let mut arena = Arena::map(ARENA_BYTES_MIN, self.options.pages, access).unwrap();
+            arena.place(first.checked_add(index * ARENA_BYTES_MIN).unwrap());
+            let arena = self.adopt(&mut state, arena).unwrap();
+            arena.carve(ARENA_BYTES_MIN as usize, PAGE_BYTES).unwrap()
+        })
     }
 }
 
