@@ -755,6 +755,7 @@ impl Buffers {
         match payload {
             Payload::One(buffer) => stack.push(buffer),
             Payload::List(buffers) => stack.extend(buffers),
+            Payload::Part(_) | Payload::Parts(_) => {}
         }
     }
 

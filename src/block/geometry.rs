@@ -61,6 +61,6 @@ pub struct SegmentRules {
     /// Every segment but the first starts, and every one but the last ends, at a multiple of this;
     /// `None` where segments may lie anywhere. Lists that break it are split into several commands.
     pub page: Option<u32>,
-    /// The most segments of one command.
+    /// The most segments of one command; where there is a `page`, the most pages that they touch.
     pub max_segments: u32,
 }

@@ -21,9 +21,11 @@ mod error;
 mod geometry;
 mod queue;
 mod request;
+mod runs;
 
 pub use device::{BlockDevice, DeviceInfo, QueueOptions};
 pub use error::{BlockError, Cause, DeviceStatus, ErrorKind};
 pub use geometry::{Geometry, Operations, SegmentRules};
 pub use queue::{Completion, Counters, IoQueue, Rejected};
 pub use request::{Operation, Payload, Request};
+pub use runs::{Fit, Run, merged, runs};

@@ -3,7 +3,8 @@
 //! A request owns its buffers from submission to completion and comes back with them.
 #![forbid(unsafe_code)]
 
-use crate::dma::DmaBuf;
+use super::Run;
+use crate::dma::{Access, DmaBuf, DmaPiece};
 use crate::units::{BlockCount, Lba};
 
 /// One request to a block device.
@@ -134,14 +135,53 @@ pub enum Payload {
     One(DmaBuf),
     /// Several buffers that form one stream of bytes.
     List(Vec<DmaBuf>),
+    /// A piece of memory that others may be using at the same time, contiguous for the device.
+    Part(DmaPiece),
+    /// Several such pieces that form one stream of bytes.
+    Parts(Vec<DmaPiece>),
 }
 
 impl Payload {
-    /// Returns the buffers in order.
+    /// Returns the buffers in order; none where the request has only shares in them.
     pub fn segments(&self) -> &[DmaBuf] {
         match self {
             Self::One(buffer) => core::slice::from_ref(buffer),
             Self::List(buffers) => buffers,
+            Self::Part(_) | Self::Parts(_) => &[],
+        }
+    }
+
+    /// Returns how many segments there are.
+    #[inline]
+    pub fn count(&self) -> usize {
+        match self {
+            Self::One(_) | Self::Part(_) => 1,
+            Self::List(buffers) => buffers.len(),
+            Self::Parts(pieces) => pieces.len(),
+        }
+    }
+
+    /// Returns where a device sees segment `index`, which is below [`count`](Self::count).
+    #[inline]
+    pub fn run(&self, index: usize) -> Run {
+        let of_buffer = |buffer: &DmaBuf| Run { iova: buffer.iova().0, len: buffer.len() as u64 };
+        let of_piece = |piece: &DmaPiece| Run { iova: piece.iova().0, len: u64::from(piece.len()) };
+        match self {
+            Self::One(buffer) => of_buffer(buffer),
+            Self::List(buffers) => of_buffer(&buffers[index]),
+            Self::Part(piece) => of_piece(piece),
+            Self::Parts(pieces) => of_piece(&pieces[index]),
+        }
+    }
+
+    /// Returns what a device may do with segment `index`, which is below [`count`](Self::count).
+    #[inline]
+    pub fn access(&self, index: usize) -> Access {
+        match self {
+            Self::One(buffer) => buffer.access(),
+            Self::List(buffers) => buffers[index].access(),
+            Self::Part(piece) => piece.access(),
+            Self::Parts(pieces) => pieces[index].access(),
         }
     }
 
@@ -149,8 +189,8 @@ impl Payload {
     #[inline]
     pub fn len(&self) -> u64 {
         match self {
-            Self::One(buffer) => buffer.len() as u64,
-            Self::List(buffers) => buffers.iter().map(|buffer| buffer.len() as u64).sum(),
+            Self::One(_) | Self::Part(_) => self.run(0).len,
+            _ => (0..self.count()).map(|index| self.run(index).len).sum(),
         }
     }
 
@@ -159,11 +199,15 @@ impl Payload {
         self.len() == 0
     }
 
-    /// Returns the buffer of a payload that was made of one, and the list otherwise.
-    pub fn into_one(self) -> Result<DmaBuf, Vec<DmaBuf>> {
+    /// Returns the buffer of a payload that was made of one, and the payload otherwise.
+    ///
+    /// # Errors
+    ///
+    /// The payload, if it is a list or has only shares in its memory.
+    pub fn into_one(self) -> Result<DmaBuf, Self> {
         match self {
             Self::One(buffer) => Ok(buffer),
-            Self::List(buffers) => Err(buffers),
+            other => Err(other),
         }
     }
 }

@@ -2,8 +2,11 @@
 
 use core::ptr::NonNull;
 use std::fs::File;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use memmap2::MmapMut;
+
+use super::domain::Domain;
 use super::free::FreeRanges;
 use super::iova;
 use super::pages::Pages;
@@ -48,14 +51,28 @@ pub struct Arena {
     access: Access,
     /// Offsets that are not handed out.
     free: Mutex<FreeRanges>,
+    /// Who forgets the arena once all of it has come home, where it is not kept for others.
+    registered_with: Option<Weak<Domain>>,
 }
 
 impl Arena {
     /// Maps the memory of a new arena. Its addresses belong to the caller to reserve and release.
     pub(super) fn map(len: u64, policy: PagePolicy, access: Access) -> Result<Self, DmaError> {
-        let pages = Pages::map(len, policy)?;
+        Ok(Self::over(Pages::map(len, policy)?, access, None))
+    }
+
+    /// Makes an arena of memory that somebody else mapped, for as long as it is in use.
+    pub(super) fn register(
+        map: MmapMut,
+        access: Access,
+        domain: Weak<Domain>,
+    ) -> Result<Self, DmaError> {
+        Ok(Self::over(Pages::adopt(map)?, access, Some(domain)))
+    }
+
+    fn over(pages: Pages, access: Access, registered_with: Option<Weak<Domain>>) -> Self {
         let free = Mutex::new(FreeRanges::new(0, pages.map.len() as u64));
-        Ok(Self { pages, iova: Iova(0), access, free })
+        Self { pages, iova: Iova(0), access, free, registered_with }
     }
 
     /// Gives the arena its place in the address space; it goes back with the arena.
@@ -88,9 +105,15 @@ impl Arena {
         self.pages.kind
     }
 
-    /// Returns the descriptor behind the memory, to be shared with a device process.
-    pub fn file(&self) -> &File {
-        &self.pages.file
+    /// Returns the descriptor behind the memory, to be shared with a device process; registered memory has
+    /// none.
+    pub fn file(&self) -> Option<&File> {
+        self.pages.file.as_ref()
+    }
+
+    /// Says whether the memory was mapped by somebody else and registered.
+    pub fn is_registered(&self) -> bool {
+        self.registered_with.is_some()
     }
 
     /// Returns the address of the first byte in this process, for the kernel's DMA map calls.
@@ -112,15 +135,28 @@ impl Arena {
     /// Takes a piece for as long as the window lives, zeroed.
     pub(super) fn carve(self: &Arc<Self>, len: usize, align: usize) -> Option<Window> {
         let offset = self.lock_free().take(len as u64, align as u64)?;
+        let window = self.lease(offset, len);
+        window.span().fill(0);
+        Some(window)
+    }
+
+    /// Takes all of a registered arena, as it is.
+    pub(super) fn whole(self: &Arc<Self>) -> Window {
+        let taken = self.lock_free().take(self.len(), 1);
+        assert_eq!(taken, Some(0), "registered memory is handed out once");
+        self.lease(0, self.pages.map.len())
+    }
+
+    /// Makes the window of a range that was taken off the free ones.
+    fn lease(self: &Arc<Self>, offset: u64, len: usize) -> Window {
         let lease = Lease { arena: Arc::clone(self), offset, len: len as u64 };
         let at = usize::try_from(offset).expect("an arena fits the address space");
-        // SAFETY: `take` answered with a range within the mapping.
+        // SAFETY: the range was taken off the free ones, which lie within the mapping.
         let start = unsafe { self.start().add(at) };
         // SAFETY: the lease keeps the mapping alive and nobody else is given these offsets until it
         // drops. A `DmaBuf` that is made from the window holds the window, and never shows its bytes twice.
         let bytes = unsafe { SharedBytes::new(start, len, Arc::new(lease)) };
-        bytes.span().fill(0);
-        Some(Window::new(bytes, Iova(self.iova.0 + offset), self.access))
+        Window::new(bytes, Iova(self.iova.0 + offset), self.access)
     }
 
     /// Returns how many bytes are not handed out.
@@ -168,5 +204,8 @@ struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.arena.lock_free().give(self.offset, self.len);
+        if let Some(domain) = self.arena.registered_with.as_ref().and_then(Weak::upgrade) {
+            domain.forget(&self.arena);
+        }
     }
 }

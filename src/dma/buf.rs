@@ -94,6 +94,11 @@ impl DmaBuf {
         self.len = u32::try_from(len).expect("a class is below 4 GiB");
     }
 
+    /// Returns the address of the first byte, for a loan, which writes bytes that nobody has a reference to.
+    pub(super) fn as_shared_ptr(&self) -> NonNull<u8> {
+        self.start
+    }
+
     /// Takes the buffer apart without sending it home.
     pub(super) fn into_place(self) -> (Place, Arc<Home>) {
         let buffer = ManuallyDrop::new(self);

@@ -4,6 +4,8 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use memmap2::MmapMut;
+
 use super::arena::{Access, Arena};
 use super::buf::DmaBuf;
 use super::iova::{self, IovaLimits};
@@ -89,7 +91,8 @@ impl Domain {
         check("alignment of a window", align as u64, 1, ARENA_BYTES_MIN)?;
         assert!(align.is_power_of_two(), "alignment {align}");
         let mut state = self.lock();
-        let old = state.arenas.iter().filter(|arena| arena.access() == access);
+        let ours = |arena: &&Arc<Arena>| arena.access() == access && !arena.is_registered();
+        let old = state.arenas.iter().filter(ours);
         if let Some(window) = old.into_iter().find_map(|arena| arena.carve(len, align)) {
             return Ok(window);
         }
@@ -106,6 +109,22 @@ impl Domain {
         check("length of a buffer", len as u64, 1, u64::from(u32::MAX))?;
         let window = self.window(len, PAGE_BYTES, access)?;
         Ok(DmaBuf::alone(window))
+    }
+
+    /// Makes a buffer of memory that the caller mapped: a cache, or memory shared with another process. It is
+    /// not copied or cleared; devices reach it until the buffer drops, which also unmaps it.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` if it is not made of whole pages or is longer than 32 bits can say, and as
+    /// [`Domain::window`].
+    pub fn register(self: &Arc<Self>, map: MmapMut, access: Access) -> Result<DmaBuf, DmaError> {
+        check("length of registered memory", map.len() as u64, 1, u64::from(u32::MAX))?;
+        let mut arena = Arena::register(map, access, Arc::downgrade(self))?;
+        let mut state = self.lock();
+        arena.place(iova::shared().take(arena.len(), ARENA_BYTES_MIN)?);
+        let arena = self.adopt(&mut state, arena)?;
+        Ok(DmaBuf::alone(arena.whole()))
     }
 
     /// Returns how many bytes are mapped, and how many of them are handed out.
@@ -136,6 +155,16 @@ impl Domain {
         tracing::debug!(?arena, "new arena");
         state.arenas.push(Arc::clone(&arena));
         Ok(arena)
+    }
+
+    /// Makes a registered arena unreachable that has come home.
+    pub(super) fn forget(&self, arena: &Arc<Arena>) {
+        let mut state = self.lock();
+        let Some(at) = state.arenas.iter().position(|other| Arc::ptr_eq(other, arena)) else {
+            return;
+        };
+        state.arenas.swap_remove(at);
+        state.mappers.iter().for_each(|(_, mapper)| mapper.unmap(arena));
     }
 
     fn detach(&self, id: u64) {
@@ -327,6 +356,31 @@ mod tests {
         assert_eq!(domain.usage(), (4 << 20, 3 << 20));
         drop(buffer);
         assert_eq!(domain.usage().1, 0);
+    }
+
+    #[test]
+    fn registered_memory_keeps_its_bytes_and_is_unmapped_with_its_buffer() {
+        let domain = ordinary();
+        let mapper = Counting::new(usize::MAX, 64);
+        let _attachment = domain.attach(Arc::clone(&mapper) as _).unwrap();
+        let mut map = MmapMut::map_anon(8192).unwrap();
+        map[5000] = 9;
+        let buffer = domain.register(map, Access::Both).unwrap();
+        assert_eq!((buffer.len(), buffer[5000]), (8192, 9));
+        assert_eq!(mapper.mapped.load(Ordering::Relaxed), 1);
+        let window = domain.window(4096, 4096, Access::Both).unwrap();
+        assert_eq!(mapper.mapped.load(Ordering::Relaxed), 2, "it serves nobody else");
+        drop(buffer);
+        assert_eq!(mapper.mapped.load(Ordering::Relaxed), 1);
+        assert_eq!(domain.usage().1, 4096);
+        drop(window);
+    }
+
+    #[test]
+    fn registered_memory_is_made_of_whole_pages() {
+        let map = MmapMut::map_anon(5000).unwrap();
+        let error = ordinary().register(map, Access::Both).unwrap_err().to_string();
+        assert!(error.contains("whole pages") && error.contains("5000"), "{error}");
     }
 
     #[test]

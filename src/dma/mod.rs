@@ -6,6 +6,7 @@
 //!       ├ Window      a shared piece: rings, PRP lists. Copies and atomics only, for life
 //!       └ Pool        size classes taken at start-up, for one core
 //!          └ DmaBuf       owned memory: plain bytes while you hold it, the device's while in flight
+//!             └ Loan          buffers that several commands use at once, each by its DmaPieces
 //! ```
 //!
 //! There are two kinds of memory and two types for them. A [`Window`] is shared with the device for as
@@ -19,6 +20,7 @@ mod buf;
 mod domain;
 mod free;
 mod iova;
+mod loan;
 mod pages;
 mod pool;
 mod ring;
@@ -29,6 +31,7 @@ pub use arena::{Access, Arena};
 pub use buf::DmaBuf;
 pub use domain::{Attachment, Domain, DomainOptions, Mapper};
 pub use iova::{IovaLimits, IovaRange};
+pub use loan::{DmaPiece, Loan};
 pub use pages::{PageKind, PagePolicy};
 pub use pool::{Pool, SizeClass};
 pub use ring::Ring;

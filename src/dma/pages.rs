@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use rustix::fs::MemfdFlags;
 
 use super::{DmaError, PAGE_BYTES};
@@ -63,11 +63,12 @@ pub enum PagePolicy {
     Ordinary,
 }
 
-/// Memory behind a file descriptor, so that it can be shared with a device process.
+/// Mapped memory, behind a file descriptor where it can be shared with a device process.
 pub(super) struct Pages {
     /// Mapping first: it is unmapped before the descriptor is closed.
     pub(super) map: MmapRaw,
-    pub(super) file: File,
+    /// `None` for memory that somebody else mapped.
+    pub(super) file: Option<File>,
     pub(super) kind: PageKind,
 }
 
@@ -90,11 +91,7 @@ impl Pages {
         let kind = PageKind::Ordinary;
         let pages =
             Self::of_kind(kind, len).map_err(|source| DmaError::Map { len, kind, source })?;
-        // Locked pages keep a real device's mapping true. An IOMMU mapping pins them anyway, and an
-        // in-process controller does not need it, so a small limit is worth a word, not an error.
-        if let Err(reason) = pages.map.lock() {
-            tracing::debug!(len, %reason, "DMA memory is not locked (RLIMIT_MEMLOCK)");
-        }
+        pages.lock();
         Ok(pages)
     }
 
@@ -108,7 +105,33 @@ impl Pages {
             PageKind::Ordinary => MmapOptions::new().map_raw(&file)?,
             _ => MmapOptions::new().populate().map_raw(&file)?,
         };
-        Ok(Self { map, file, kind })
+        Ok(Self { map, file: Some(file), kind })
+    }
+
+    /// Takes over memory that somebody else mapped, and locks it where the limit allows.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` if it is not made of whole pages.
+    pub(super) fn adopt(map: MmapMut) -> Result<Self, DmaError> {
+        let len = map.len() as u64;
+        if len == 0 || !map.len().is_multiple_of(PAGE_BYTES) {
+            let (least, most) = (PAGE_BYTES as u64, u64::from(u32::MAX));
+            let what = "length of registered memory, in whole pages of 4096 bytes:";
+            return Err(DmaError::Invalid { what, value: len, least, most });
+        }
+        let pages = Self { map: map.into(), file: None, kind: PageKind::Ordinary };
+        pages.lock();
+        Ok(pages)
+    }
+
+    /// Locks the pages. Locked pages keep a real device's mapping true. An IOMMU mapping pins them anyway,
+    /// and an in-process controller does not need it, so a small limit is worth a word, not an error.
+    fn lock(&self) {
+        if let Err(reason) = self.map.lock() {
+            let len = self.map.len();
+            tracing::debug!(len, %reason, "DMA memory is not locked (RLIMIT_MEMLOCK)");
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 
 use super::limits::{Limits, Piece};
 use super::lists::Lists;
-use super::memory::{self, Rules, Run};
+use super::memory::{self, Rules};
 use super::slots::ListPage;
-use crate::block::{Operation, Payload};
+use crate::block::{Operation, Payload, Run, runs};
 use crate::spec::command::{
     Command, CommandFlags, CopyDword12, CopyRange, DsmDword10, DsmDword11, DsmRange, IoDword12,
     NvmOpcode, PSDT_SGL,
@@ -88,15 +88,11 @@ fn with_data(
     let shift = limits.lba_size.shift();
     let (offset, len) = (piece.skipped << shift, piece.blocks << shift);
     match (payload, limits.rules) {
-        (Payload::One(buffer), rules) => {
-            with_run(command, rules, lists, Run { iova: buffer.iova().0 + offset, len })
+        (Payload::One(_) | Payload::Part(_), rules) => {
+            with_run(command, rules, lists, Run { iova: payload.run(0).iova + offset, len })
         }
-        (Payload::List(_), Rules::Prp) => {
-            with_prps(command, lists, memory::runs(payload, offset, len))
-        }
-        (Payload::List(_), Rules::Sgl) => {
-            with_sgl(command, lists, memory::runs(payload, offset, len))
-        }
+        (_, Rules::Prp) => with_prps(command, lists, runs(payload, offset, len)),
+        (_, Rules::Sgl) => with_sgl(command, lists, runs(payload, offset, len)),
     }
 }
 

@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 
 use super::limits::{Limits, command_blocks, transfer_blocks};
-use super::memory::{LIST_DESCRIPTORS, LIST_ENTRIES, PAGE, Rules};
-use crate::block::{BlockError, Cause, Geometry, Operations, SegmentRules};
+use super::memory::{PAGE, Rules};
+use crate::block::{BlockError, Cause, Geometry, Operations};
 use crate::spec::identify::{IdentifyController, IdentifyNamespace, IdentifyNvmController};
 use crate::units::{BlockCount, ByteLen, LbaSize, NamespaceId};
 
@@ -157,16 +157,6 @@ fn geometry(id: &IdentifyNamespace, controller: &ControllerLimits, limits: &Limi
     let atomic_write =
         if own_atomics { u64::from(id.nawupf.get()) + 1 } else { controller.atomic_write };
     let atomic_boundary = nonzero(u64::from(id.nabspf.get())).map(|wire| BlockCount(wire + 1));
-    let segments = match limits.rules {
-        Rules::Prp => SegmentRules {
-            alignment: 4,
-            page: Some(PAGE as u32),
-            max_segments: LIST_ENTRIES as u32 + 1,
-        },
-        Rules::Sgl => {
-            SegmentRules { alignment: 4, page: None, max_segments: LIST_DESCRIPTORS as u32 }
-        }
-    };
     Geometry {
         lba_size: limits.lba_size,
         blocks: limits.capacity,
@@ -177,7 +167,7 @@ fn geometry(id: &IdentifyNamespace, controller: &ControllerLimits, limits: &Limi
         atomic_boundary: if id.nabo.get() == 0 { atomic_boundary } else { Some(BlockCount(1)) },
         volatile_write_cache: controller.volatile_write_cache,
         operations: limits.operations,
-        segments,
+        segments: limits.rules.segments(),
     }
 }
 

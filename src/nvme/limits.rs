@@ -4,8 +4,8 @@
 //! limit, then what PRPs or SGLs can express.
 #![forbid(unsafe_code)]
 
-use super::memory::{PAGE, PRP_BYTES_MAX, Rules, runs};
-use crate::block::{BlockError, Cause, Operation, Operations, Payload};
+use super::memory::{PAGE, PRP_BYTES_MAX, Rules};
+use crate::block::{BlockError, Cause, Operation, Operations, Payload, runs};
 use crate::dma::Access;
 use crate::spec::command::{Command, IoDword12, NvmOpcode};
 use crate::units::{BlockCount, Lba, LbaSize, NamespaceId};
@@ -122,7 +122,7 @@ impl Limits {
         };
         let blocks = self.before_boundary(piece).min(most);
         match payload {
-            Some(Payload::List(_)) => self.expressible(payload, piece, blocks),
+            Some(Payload::List(_) | Payload::Parts(_)) => self.expressible(payload, piece, blocks),
             _ => blocks,
         }
     }
@@ -141,7 +141,7 @@ impl Limits {
         let Some(payload) = payload else { return blocks };
         let shift = self.lba_size.shift();
         let (offset, len) = (piece.skipped << shift, blocks << shift);
-        self.rules.prefix(runs(payload, offset, len), len) >> shift
+        self.rules.segments().prefix(runs(payload, offset, len), len) >> shift
     }
 
     #[inline]
@@ -159,12 +159,12 @@ impl Limits {
     /// Says whether the device may do with every segment what it has to, and can address it.
     #[inline]
     fn reachable(&self, payload: &Payload, needed: Access) -> bool {
-        let one = |segment: &crate::dma::DmaBuf| {
-            segment.iova().0 & 3 == 0 && segment.access() as u8 & needed as u8 != 0
+        let one = |index| {
+            payload.run(index).iova & 3 == 0 && payload.access(index) as u8 & needed as u8 != 0
         };
         match payload {
-            Payload::One(buffer) => one(buffer),
-            Payload::List(buffers) => buffers.iter().all(one) && self.list_can_be_sent(payload),
+            Payload::One(_) | Payload::Part(_) => one(0),
+            _ => (0..payload.count()).all(one) && self.list_can_be_sent(payload),
         }
     }
 
@@ -200,17 +200,17 @@ impl Limits {
         if lba.checked_add(blocks).is_none_or(|end| end.0 > self.capacity.0) {
             return Cause::OutOfRange { lba, blocks, capacity: self.capacity }.into();
         }
-        for segment in payload.segments() {
-            let iova = segment.iova().0;
+        for index in 0..payload.count() {
+            let iova = payload.run(index).iova;
             if iova & 3 != 0 {
                 return misaligned("memory address", iova, 4);
             }
-            if segment.access() as u8 & needed as u8 == 0 {
+            if payload.access(index) as u8 & needed as u8 == 0 {
                 let verb = if needed.device_reads() { "read" } else { "write" };
                 return Cause::Rights { iova, verb }.into();
             }
         }
-        let odd = payload.segments().iter().map(|segment| segment.len() as u64);
+        let odd = (0..payload.count()).map(|index| payload.run(index).len);
         let worst = odd.min().unwrap_or(0);
         misaligned("length of a memory segment between others", worst, 4096)
     }

@@ -1,10 +1,10 @@
-//! Describing memory to the controller: runs of contiguous addresses, PRPs, SGL descriptors.
+//! Describing memory to the controller: PRPs and SGL descriptors.
 //!
-//! Pure functions from a payload to what the command and its list page say. How much of a payload one
-//! command can express is a question ([`Rules::prefix`]) that is asked before anything is built.
+//! Pure functions from runs of memory to what the command and its list page say. How much of a payload one
+//! command can express is a question ([`Rules::segments`]) that is asked before anything is built.
 #![forbid(unsafe_code)]
 
-use crate::block::Payload;
+use crate::block::{Run, SegmentRules};
 use crate::spec::PRP_ENTRY_BYTES;
 use crate::spec::sgl::{SglDescriptor, SglType};
 
@@ -20,13 +20,6 @@ pub(super) const LIST_DESCRIPTORS: usize = PAGE as usize / size_of::<SglDescript
 /// The most that one PRP list page describes wherever the memory starts in its page.
 pub(super) const PRP_BYTES_MAX: u64 = LIST_ENTRIES as u64 * PAGE;
 
-/// Memory that is contiguous for the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Run {
-    pub(super) iova: u64,
-    pub(super) len: u64,
-}
-
 /// How a controller wants memory described.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rules {
@@ -37,80 +30,29 @@ pub(super) enum Rules {
 }
 
 impl Rules {
-    /// Returns how many bytes of `runs` one command can express, at most `limit`.
-    pub(super) fn prefix(self, runs: impl Iterator<Item = Run>, limit: u64) -> u64 {
+    /// Returns what one command can describe: with PRPs one entry in the command and a list page.
+    pub(super) fn segments(self) -> SegmentRules {
+        let alignment = 4;
         match self {
-            Self::Prp => prp_prefix(runs, limit),
-            Self::Sgl => sgl_prefix(runs, limit),
+            Self::Prp => SegmentRules {
+                alignment,
+                page: Some(PAGE as u32),
+                max_segments: LIST_ENTRIES as u32 + 1,
+            },
+            Self::Sgl => {
+                SegmentRules { alignment, page: None, max_segments: LIST_DESCRIPTORS as u32 }
+            }
         }
     }
-}
-
-/// Returns the runs of `payload` from byte `offset` on, `len` bytes in all, neighbours merged.
-pub(super) fn runs(payload: &Payload, offset: u64, len: u64) -> impl Iterator<Item = Run> {
-    merged(pieces(payload, offset, len))
-}
-
-fn pieces(payload: &Payload, offset: u64, len: u64) -> impl Iterator<Item = Run> {
-    let (mut skip, mut left) = (offset, len);
-    payload.segments().iter().filter_map(move |segment| {
-        let size = segment.len() as u64;
-        let skipped = skip.min(size);
-        skip -= skipped;
-        let len = (size - skipped).min(left);
-        left -= len;
-        (len > 0).then_some(Run { iova: segment.iova().0 + skipped, len })
-    })
-}
-
-fn merged(pieces: impl Iterator<Item = Run>) -> impl Iterator<Item = Run> {
-    let mut pieces = pieces.peekable();
-    core::iter::from_fn(move || {
-        let mut run = pieces.next()?;
-        while let Some(next) = pieces.next_if(|next| next.iova == run.iova + run.len) {
-            run.len += next.len;
-        }
-        Some(run)
-    })
 }
 
 /// Returns how many pages a run touches.
 #[inline]
 pub(super) fn pages(run: Run) -> u64 {
-    ((run.iova & (PAGE - 1)) + run.len).div_ceil(PAGE)
+    run.pages(PAGE)
 }
 
-fn prp_prefix(runs: impl Iterator<Item = Run>, limit: u64) -> u64 {
-    let (mut bytes, mut entries) = (0, 0);
-    for run in runs {
-        let starts_page = run.iova.is_multiple_of(PAGE);
-        if bytes > 0 && !starts_page {
-            break;
-        }
-        // One entry in the command, the others on one list page.
-        let room = LIST_ENTRIES as u64 + 1 - entries;
-        let most = (room * PAGE).saturating_sub(run.iova & (PAGE - 1));
-        let len = run.len.min(most).min(limit - bytes);
-        bytes += len;
-        entries += pages(Run { len, ..run });
-        let ends_page = (run.iova + run.len).is_multiple_of(PAGE);
-        if len < run.len || !ends_page {
-            break;
-        }
-    }
-    bytes
-}
-
-fn sgl_prefix(runs: impl Iterator<Item = Run>, limit: u64) -> u64 {
-    let mut bytes = 0;
-    for run in runs.take(LIST_DESCRIPTORS) {
-        // A descriptor's length has 32 bits; a payload longer than that is split long before.
-        bytes += run.len.min(limit - bytes);
-    }
-    bytes
-}
-
-/// Returns the PRP entries of `runs`, of which [`Rules::prefix`] has said that they can be expressed.
+/// Returns the PRP entries of `runs`, of which [`Rules::segments`] has said that they can be expressed.
 pub(super) fn prp_entries(runs: impl Iterator<Item = Run>) -> impl Iterator<Item = u64> {
     runs.flat_map(|run| {
         let first_page = run.iova & !(PAGE - 1);
@@ -164,6 +106,7 @@ pub(super) fn lay_sgl(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::merged;
     use crate::seed::Seed;
 
     const LIST: u64 = 0x7000_0000;
@@ -243,7 +186,7 @@ mod tests {
     }
 
     fn check_prps(all: &[Run], limit: u64) {
-        let len = prp_prefix(merged(all.iter().copied()), limit);
+        let len = Rules::Prp.segments().prefix(merged(all.iter().copied()), limit);
         assert!(len > 0 && len <= limit);
         let (expected, mut list) = (cut(all, len), Vec::new());
         let dptr = lay_prps(prp_entries(expected.iter().copied()), LIST, |index, entry| {
@@ -255,7 +198,7 @@ mod tests {
     }
 
     fn check_sgl(all: &[Run], limit: u64) {
-        let len = sgl_prefix(merged(all.iter().copied()), limit);
+        let len = Rules::Sgl.segments().prefix(merged(all.iter().copied()), limit);
         assert!(len > 0 && len <= limit);
         let (expected, mut list) = (cut(all, len), Vec::new());
         let first = lay_sgl(expected.iter().copied(), LIST, |index, descriptor| {
@@ -298,7 +241,7 @@ mod tests {
         for _ in 0..lists() / 20 {
             let all: Vec<Run> = random_runs(&mut seed).into_iter().take(5).collect();
             let total: u64 = all.iter().map(|run| run.len).sum();
-            let found = prp_prefix(merged(all.iter().copied()), total);
+            let found = Rules::Prp.segments().prefix(merged(all.iter().copied()), total);
             assert!(legal(&cut(&all, found)), "{all:?} at {found}");
             assert!(found == total || !legal(&cut(&all, found + 4)), "{all:?} beyond {found}");
         }
@@ -320,7 +263,7 @@ mod tests {
     #[test]
     fn a_transfer_longer_than_one_list_page_is_cut_not_truncated() {
         let unaligned = Run { iova: 0x10_0ffc, len: 8 << 20 };
-        let prefix = prp_prefix([unaligned].into_iter(), u64::MAX);
+        let prefix = Rules::Prp.segments().prefix([unaligned].into_iter(), u64::MAX);
         assert_eq!(prefix, LIST_ENTRIES as u64 * PAGE + 4);
         assert_eq!(pages(Run { len: prefix, ..unaligned }), LIST_ENTRIES as u64 + 1);
         assert!(PRP_BYTES_MAX <= prefix, "the limit holds wherever memory starts");
