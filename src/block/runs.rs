@@ -76,7 +76,9 @@ impl Fit {
     #[inline]
     pub fn add(&mut self, run: Run) -> u64 {
         let follows = self.bytes > 0 && run.iova == self.end;
-        if run.len == 0 || run.iova & (u64::from(self.rules.alignment) - 1) != 0 {
+        let odd = u64::from(self.rules.alignment) - 1;
+        let run = Run { len: run.len & !odd, ..run };
+        if run.len == 0 || run.iova & odd != 0 {
             return 0;
         }
         let len = match self.rules.page {
@@ -156,8 +158,10 @@ mod tests {
     fn segments_lie_anywhere_and_are_counted() {
         let runs = [run(0x1204, 4), run(0x5008, 8), run(0x9000, 512), run(0xf000, 512)];
         assert_eq!(SEGMENTS.prefix(runs.into_iter(), u64::MAX), 524);
-        assert_eq!(SEGMENTS.prefix(runs.into_iter(), 10), 10);
+        assert_eq!(SEGMENTS.prefix(runs.into_iter(), 8), 8);
         assert_eq!(SEGMENTS.prefix([run(0x1202, 512)].into_iter(), 512), 0, "not a dword");
+        let odd = [run(0x1000, 510), run(0x2000, 514)];
+        assert_eq!(SEGMENTS.prefix(odd.into_iter(), 1024), 508, "nor an end inside one");
     }
 
     /// Run by run or merged first, the answer is one: a section that goes on in the same memory costs nothing.

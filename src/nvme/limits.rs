@@ -212,7 +212,9 @@ impl Limits {
         }
         let odd = (0..payload.count()).map(|index| payload.run(index).len);
         let worst = odd.min().unwrap_or(0);
-        misaligned("length of a memory segment between others", worst, 4096)
+        let rules = self.rules.segments();
+        let needed = rules.page.unwrap_or(rules.alignment);
+        misaligned("length of a memory segment between others", worst, needed)
     }
 
     fn check_other(&self, operation: &Operation) -> Result<Piece, BlockError> {
