@@ -10,6 +10,7 @@ pub mod block;
 #[cfg(feature = "program")]
 #[doc(hidden)]
 pub mod cli;
+pub mod dio;
 pub mod nvme;
 pub mod open;
 #[doc(hidden)]

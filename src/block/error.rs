@@ -11,7 +11,7 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use crate::units::{BlockCount, Lba};
+use crate::units::{BlockCount, FileBlock, Lba};
 
 /// A small, stable classification for control flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +48,7 @@ pub enum ErrorKind {
 }
 
 /// What happened, with the numbers.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cause {
     /// The range does not lie within the device.
@@ -82,6 +82,42 @@ pub enum Cause {
         least: u64,
         /// The most that is allowed.
         most: u64,
+    },
+    /// Two segments of a read lie over each other in memory.
+    #[error("segments {first} and {second} of a read share {bytes} bytes of memory")]
+    Overlap {
+        /// The index of one.
+        first: u32,
+        /// The index of the other.
+        second: u32,
+        /// How many bytes they share.
+        bytes: u64,
+    },
+    /// Whoever maps the blocks of a file gave an answer that breaks the contract.
+    #[error(
+        "asked for {asked} blocks from file block {at}, the map answered {blocks} from {lba}: {problem}"
+    )]
+    Mapping {
+        /// The first block of the file that was asked about.
+        at: FileBlock,
+        /// How many blocks were asked about.
+        asked: BlockCount,
+        /// The first device block of the answer.
+        lba: Lba,
+        /// The length of the answer.
+        blocks: BlockCount,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The request was given up before it was done: nothing of it was published.
+    #[error("given up with {bytes} bytes from {offset} on unpublished: {what}")]
+    Abandoned {
+        /// Where the request began, in bytes.
+        offset: u64,
+        /// How long it was.
+        bytes: u64,
+        /// Why.
+        what: &'static str,
     },
     /// The buffer's mapping does not let the device do what the request needs.
     #[error("the buffer at {iova:#x} is mapped so that the device may not {verb} it")]
@@ -170,15 +206,15 @@ impl Cause {
         match self {
             Self::OutOfRange { .. } => ErrorKind::OutOfRange,
             Self::Misaligned { .. } => ErrorKind::Misaligned,
-            Self::Invalid { .. } | Self::Rights { .. } => ErrorKind::Invalid,
+            Self::Invalid { .. } | Self::Rights { .. } | Self::Overlap { .. } => ErrorKind::Invalid,
             Self::Media { .. } => ErrorKind::Media,
             Self::Miscompare { .. } => ErrorKind::Miscompare,
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::DeviceGone { .. } => ErrorKind::DeviceGone,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
-            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Corrupt { .. } | Self::Mapping { .. } => ErrorKind::Corrupt,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
-            Self::Poisoned { .. } => ErrorKind::Poisoned,
+            Self::Poisoned { .. } | Self::Abandoned { .. } => ErrorKind::Poisoned,
             Self::Busy { .. } => ErrorKind::Busy,
             Self::Protocol { .. } => ErrorKind::Protocol,
             Self::Device { .. } => ErrorKind::Device,
@@ -221,6 +257,14 @@ impl BlockError {
     pub fn with_status(mut self, status: DeviceStatus) -> Self {
         self.0.status = Some(status);
         self
+    }
+
+    /// Makes another error that says the same, for requests that shared one command. The source, which can
+    /// be had but once, stays with the first.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let Inner { cause, status, .. } = &*self.0;
+        Self(Box::new(Inner { cause: cause.clone(), status: status.clone(), source: None }))
     }
 
     /// Adds the error underneath.

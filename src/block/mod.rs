@@ -11,6 +11,10 @@
 //!   Completion <--poll-----+        (the request comes back, with its buffers and the result)
 //! ```
 //!
+//! Where a request speaks of a file, [`MapBlocks`] says which blocks of the device that is: the contract
+//! that a filesystem's `get_block` keeps for the kernel. [`Identity`] is the map of a raw device, and
+//! [`ScriptedMap`] the one of tests.
+//!
 //! This room knows nothing of NVMe: the native driver, the kernel's rings and SPDK are equals
 //! behind it, and one conformance suite runs against all of them.
 
@@ -19,13 +23,17 @@
 mod device;
 mod error;
 mod geometry;
+mod map;
 mod queue;
 mod request;
 mod runs;
+mod scripted;
 
 pub use device::{BlockDevice, DeviceInfo, QueueOptions};
 pub use error::{BlockError, Cause, DeviceStatus, ErrorKind};
 pub use geometry::{Geometry, Operations, SegmentRules};
+pub use map::{Begun, Extent, Identity, Intent, MapBlocks, Mapping, Reach, UNIT_BLOCKS_MAX};
 pub use queue::{Completion, Counters, IoQueue, Rejected};
 pub use request::{Operation, Payload, Request};
 pub use runs::{Fit, Run, merged, runs};
+pub use scripted::{Event, Placement, ScriptedGuard, ScriptedMap, ScriptedOptions, Twist};

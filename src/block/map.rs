@@ -1,0 +1,164 @@
+//! From blocks of a file to blocks of the device: the contract, and the map of a raw device.
+//!
+//! ```text
+//!   begin(reach)  -> guard, size        one for each request; or "not yet", and the caller asks again
+//!   map(guard, at, blocks) -> extent | hole      once for each extent, in rising order
+//!   commit(guard, bytes)                the data is on the device: publish, then the caller is told
+//!   drop(guard)                         the request failed: the space goes back, nothing was ever visible
+//! ```
+//!
+//! The invariant: what `map` made new is nobody's business but the guard's until `commit`. So a request that
+//! fails half-way, a process that dies, or a guard that is forgotten leaves no block of stale data in a file.
+#![forbid(unsafe_code)]
+
+use super::{BlockError, Cause, Geometry};
+use crate::units::{BlockCount, FileBlock, FileId, Lba};
+
+/// The most blocks of an allocation unit: 1 MiB of 512-byte blocks.
+pub const UNIT_BLOCKS_MAX: u64 = 2048;
+
+/// What a request is going to do with the blocks it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// It reads them: holes are an answer, and nothing is made.
+    Read,
+    /// It writes them: blocks that are missing are made.
+    Write,
+    /// It zeroes or deallocates what there is: holes are an answer, and nothing is made.
+    Clear,
+}
+
+/// The bytes of a file that a request reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Which file.
+    pub file: FileId,
+    /// First byte.
+    pub offset: u64,
+    /// Length in bytes; not 0, and the end does not pass 2^64.
+    pub len: u64,
+    /// What for.
+    pub intent: Intent,
+}
+
+/// What a request holds while it is under way, and the size of its file when it began.
+#[derive(Debug)]
+pub struct Begun<G> {
+    /// To be spent by `commit` or by dropping it.
+    pub guard: G,
+    /// The size of the file in bytes: reads end there.
+    pub size: u64,
+}
+
+/// A run of blocks on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First block.
+    pub lba: Lba,
+    /// How many.
+    pub blocks: BlockCount,
+    /// Whether they hold nothing of the file yet: what a write does not cover has to be zeroed.
+    pub new: bool,
+    /// Whether the next mapping will have to read metadata: what has been mapped is better sent first.
+    pub boundary: bool,
+}
+
+/// What lies at a block of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// Blocks of the device.
+    Mapped(Extent),
+    /// So many blocks of nothing, which read as zeroes.
+    Hole(BlockCount),
+}
+
+/// Whoever knows which blocks of the device a file is made of.
+///
+/// Nothing here waits for I/O. What an implementation has to keep:
+///
+/// - Blocks that a guard has been told of are not freed or used for anything else until it is spent.
+/// - Blocks that are handed out as new have no write of an earlier owner on its way to them.
+/// - Two requests that would both make or zero parts of one unit do not run at once, nor do two that move
+///   the end of one file: the second is told "not yet".
+pub trait MapBlocks {
+    /// What a request holds while it is under way. Dropped unspent, it returns the space that was made.
+    type Guard: Send;
+
+    /// Returns the blocks of an allocation unit, a power of two from 1 to [`UNIT_BLOCKS_MAX`].
+    #[inline]
+    fn unit(&self) -> BlockCount {
+        BlockCount(1)
+    }
+
+    /// Begins a request; `None` means not yet: something in its way is in flight, ask again after a poll.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfRange` where nothing can be made, and whatever speaks against the request as a whole.
+    fn begin(&self, reach: &Reach) -> Result<Option<Begun<Self::Guard>>, BlockError>;
+
+    /// Says what lies at `at`, for at most `blocks`; both are multiples of the unit.
+    ///
+    /// The answer may cover less, in whole units, and never nothing.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace` for a write that cannot be given blocks, and whatever the map's own data suffers from.
+    fn map(
+        &self,
+        guard: &mut Self::Guard,
+        at: FileBlock,
+        blocks: BlockCount,
+    ) -> Result<Mapping, BlockError>;
+
+    /// Publishes what a request has done to its first `bytes` bytes: new blocks, and the size.
+    ///
+    /// It is called once, after the last command and before the caller is told.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be published; the caller is told of that instead.
+    fn commit(&self, guard: Self::Guard, bytes: u64) -> Result<(), BlockError>;
+}
+
+/// The map of a raw device: file block n is block n, and nothing is ever made.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    capacity: BlockCount,
+    shift: u8,
+}
+
+impl Identity {
+    /// Makes the map of a device.
+    pub fn new(geometry: &Geometry) -> Self {
+        Self { capacity: geometry.blocks, shift: geometry.lba_size.shift() }
+    }
+
+    #[cold]
+    fn beyond(&self, reach: &Reach) -> BlockError {
+        let blocks = (reach.len >> self.shift).max(1);
+        let (lba, blocks) = (Lba(reach.offset >> self.shift), BlockCount(blocks));
+        Cause::OutOfRange { lba, blocks, capacity: self.capacity }.into()
+    }
+}
+
+impl MapBlocks for Identity {
+    type Guard = ();
+
+    #[inline]
+    fn begin(&self, reach: &Reach) -> Result<Option<Begun<()>>, BlockError> {
+        let size = self.capacity.0 << self.shift;
+        let fits = reach.intent == Intent::Read || reach.len <= size.saturating_sub(reach.offset);
+        if fits { Ok(Some(Begun { guard: (), size })) } else { Err(self.beyond(reach)) }
+    }
+
+    #[inline]
+    fn map(&self, _: &mut (), at: FileBlock, blocks: BlockCount) -> Result<Mapping, BlockError> {
+        Ok(Mapping::Mapped(Extent { lba: Lba(at.0), blocks, new: false, boundary: false }))
+    }
+
+    #[inline]
+    fn commit(&self, (): (), _: u64) -> Result<(), BlockError> {
+        Ok(())
+    }
+}

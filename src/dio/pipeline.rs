@@ -1,0 +1,366 @@
+//! The pipeline of one core: takes requests, keeps them going, hands them back.
+//!
+//! A plain request (one buffer, one extent, one command) moves straight into the queue and its record is one
+//! line. Everything else gets a cursor and walks (`walk.rs`): in `submit` as far as slots go, and on from
+//! there at every `poll`.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::memory::Memory;
+use super::request::{Action, Done, Io, Refused, Statistics};
+use super::shape::Plain;
+use super::walker::Walker;
+use crate::block::{
+    Begun, BlockDevice, BlockError, Cause, Counters, Extent, Intent, IoQueue, MapBlocks, Mapping,
+    Operation, Payload, QueueOptions, Reach, Rejected, Request,
+};
+use crate::dma::DmaError;
+use crate::units::{BlockCount, FileBlock};
+
+/// What to do with memory that a device cannot reach where it lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryPolicy {
+    /// Copy its bytes through bounce buffers, and count it.
+    #[default]
+    Bounce,
+    /// Refuse the request, with the numbers.
+    Strict,
+}
+
+/// What a pipeline should be like.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What its queue should be like.
+    pub queue: QueueOptions,
+    /// Requests under way at most, 1 to 32768; as many as the queue is deep by default.
+    pub requests: Option<u32>,
+    /// Commands of one request in flight at most; a quarter of the queue by default, so that a large request
+    /// leaves room for small ones.
+    pub share: Option<u32>,
+    /// How many commands are sent before finished ones are looked for during submission.
+    pub reap_every: u32,
+    /// What to do with memory that the device cannot reach.
+    pub memory: MemoryPolicy,
+    /// Memory for bounce buffers, in bytes.
+    pub bounce_bytes: usize,
+    /// Whether neighbouring requests between two calls of `ring` may share a command.
+    pub merge: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            queue: QueueOptions::default(),
+            requests: None,
+            share: None,
+            reap_every: 64,
+            memory: MemoryPolicy::Bounce,
+            bounce_bytes: 1 << 20,
+            merge: false,
+        }
+    }
+}
+
+/// Why a pipeline could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The device gave no queue.
+    #[error("cannot open a queue")]
+    Device(#[from] BlockError),
+    /// There is no memory for zeroes and bounce buffers.
+    #[error("cannot take the memory of a pipeline")]
+    Memory(#[from] DmaError),
+}
+
+/// Marks the tag of a command that is a whole, plain request.
+pub(super) const DIRECT: u64 = 1 << 63;
+
+/// The direct-I/O pipeline of one core, over one queue and one map.
+pub struct Pipeline<M: MapBlocks> {
+    /// First: the device has let go of all memory before the rest drops.
+    queue: Box<dyn IoQueue>,
+    walker: Walker<M>,
+    /// Requests that the map has told to wait, and since when.
+    parked: VecDeque<(Io, Instant)>,
+    timeout: Duration,
+}
+
+impl<M: MapBlocks> Pipeline<M> {
+    /// Opens a queue to the device and takes all memory that the pipeline will need.
+    ///
+    /// # Errors
+    ///
+    /// The device's, and those of the memory.
+    pub fn open(device: &dyn BlockDevice, map: M, options: &Options) -> Result<Self, OpenError> {
+        let queue = device.open_queue(&options.queue)?;
+        Self::over(queue, device, map, options)
+    }
+
+    /// Makes a pipeline over a queue that was opened already.
+    ///
+    /// # Errors
+    ///
+    /// Those of the memory, and `Invalid` options.
+    pub fn over(
+        queue: Box<dyn IoQueue>,
+        device: &dyn BlockDevice,
+        map: M,
+        options: &Options,
+    ) -> Result<Self, OpenError> {
+        let walker = Walker::new(device, queue.depth(), map, options)?;
+        let parked = VecDeque::with_capacity(walker.records.capacity());
+        Ok(Self { queue, walker, parked, timeout: options.queue.timeout })
+    }
+
+    /// Takes a request. As much of it as there is room for is given to the queue; the device is told by
+    /// [`ring`](Self::ring).
+    ///
+    /// # Errors
+    ///
+    /// The request comes back at once, with its memory, if as many are under way as may be, or if it can
+    /// never be carried out. Whatever goes wrong later comes with its completion.
+    #[inline]
+    pub fn submit(&mut self, io: Io) -> Result<(), Refused> {
+        match self.walker.shape.plain(&io) {
+            Some(plain) if !self.walker.merge => self.submit_plain(io, &plain),
+            _ => self.submit_any(io),
+        }
+    }
+
+    /// Tells the device of everything that was submitted since the last call.
+    #[inline]
+    pub fn ring(&mut self) {
+        if self.walker.merge {
+            self.walker.send_open(&mut *self.queue);
+        }
+        self.queue.ring();
+    }
+
+    /// Hands finished requests to `sink`, at most `max`, and returns how many. Requests that were waiting for
+    /// room go on.
+    #[inline]
+    pub fn poll(&mut self, max: usize, sink: &mut dyn FnMut(Done)) -> usize {
+        let mut delivered = self.deliver(max, sink);
+        let Self { queue, walker, .. } = self;
+        let most = max - delivered;
+        if most > 0 {
+            queue.poll(most, &mut |completion| {
+                delivered += walker.complete(completion, max - delivered, sink);
+            });
+        }
+        if !self.walker.is_idle() || !self.parked.is_empty() {
+            self.go_on();
+            delivered += self.deliver(max - delivered, sink);
+        }
+        delivered
+    }
+
+    /// Returns the number of requests that were taken and have not come back.
+    #[inline]
+    pub fn inflight(&self) -> usize {
+        self.walker.records.busy() + self.walker.ready.len() + self.parked.len()
+    }
+
+    /// Returns the most requests that may be under way.
+    pub fn capacity(&self) -> usize {
+        self.walker.records.capacity()
+    }
+
+    /// Returns the map.
+    pub fn map(&self) -> &M {
+        &self.walker.map
+    }
+
+    /// Returns what the pipeline has counted.
+    pub fn statistics(&self) -> Statistics {
+        self.walker.statistics
+    }
+
+    /// Returns what its queue has counted.
+    pub fn counters(&self) -> Counters {
+        self.queue.counters()
+    }
+
+    #[inline(always)]
+    fn submit_plain(&mut self, io: Io, plain: &Plain) -> Result<(), Refused> {
+        let (at, blocks) = (FileBlock(plain.at), BlockCount(plain.blocks));
+        let walker = &mut self.walker;
+        if self.parked.len() + walker.ready.len() >= walker.records.free() {
+            return Err(self.turn_away(io));
+        }
+        let reach = reach_of(&io);
+        let Begun { mut guard, size } = match walker.map.begin(&reach) {
+            Ok(Some(begun)) => begun,
+            other => return self.submit_late(io, other),
+        };
+        if reach.intent == Intent::Read && size.saturating_sub(reach.offset) < reach.len {
+            return self.submit_begun(io, Begun { guard, size }, None);
+        }
+        walker.statistics.mappings += 1;
+        match walker.map.map(&mut guard, at, blocks) {
+            Ok(Mapping::Mapped(Extent { lba, blocks: found, boundary: false, .. }))
+                if found == blocks && walker.shape.is_one_command(lba.0, blocks.0) =>
+            {
+                let Io { action, memory, tag, offset, .. } = io;
+                let Memory::One(buffer) = memory else { unreachable!("a plain request has one") };
+                let payload = Payload::One(buffer);
+                let operation = match action {
+                    Action::Read => Operation::Read { lba, payload },
+                    Action::Write { durable } => Operation::Write { lba, payload, fua: durable },
+                    _ => unreachable!("a plain request reads or writes"),
+                };
+                let index = walker.records.take().expect("there is a free one");
+                let record = walker.records.get_mut(index);
+                record.tag = tag;
+                record.bytes = reach.len;
+                record.guard = Some(guard);
+                record.action = action;
+                record.offset = offset;
+                match self.queue.submit(Request::new(operation, DIRECT | u64::from(index))) {
+                    Ok(()) => {
+                        self.walker.statistics.requests += 1;
+                        self.walker.statistics.direct += 1;
+                        self.walker.statistics.commands += 1;
+                        Ok(())
+                    }
+                    Err(rejected) => Err(self.undo_plain(index, rejected, &reach)),
+                }
+            }
+            answer => self.submit_begun(io, Begun { guard, size }, Some(answer)),
+        }
+    }
+
+    /// Takes back a plain request that the queue had no room for, or would not have.
+    #[cold]
+    fn undo_plain(&mut self, index: u16, rejected: Rejected, reach: &Reach) -> Refused {
+        let record = self.walker.records.get_mut(index);
+        record.guard = None;
+        let (tag, action) = (record.tag, record.action);
+        self.walker.records.give_back(index);
+        let (request, error) = match rejected {
+            Rejected::QueueFull(request) => (request, None),
+            Rejected::Invalid(request, error) => (request, Some(error)),
+        };
+        let memory = match request.into_payload() {
+            Some(Payload::One(buffer)) => Memory::One(buffer),
+            _ => unreachable!("the queue gives back what it was given"),
+        };
+        let io = Io { file: reach.file, offset: reach.offset, action, memory, tag };
+        match error {
+            Some(error) => Refused::Invalid(io, error),
+            None => self.turn_away(io),
+        }
+    }
+
+    #[cold]
+    fn turn_away(&mut self, io: Io) -> Refused {
+        self.walker.statistics.full += 1;
+        Refused::Full(io)
+    }
+
+    /// Takes a request that is not plain: checks it, and begins it.
+    #[inline(never)]
+    fn submit_any(&mut self, io: Io) -> Result<(), Refused> {
+        if let Err(error) = self.walker.check(&io) {
+            return Err(Refused::Invalid(io, error));
+        }
+        if self.parked.len() + self.walker.ready.len() >= self.walker.records.free() {
+            return Err(self.turn_away(io));
+        }
+        if io.action != Action::Flush && !io.is_empty() {
+            let begun = self.walker.map.begin(&reach_of(&io));
+            return match begun {
+                Ok(Some(begun)) => self.submit_begun(io, begun, None),
+                other => self.submit_late(io, other),
+            };
+        }
+        self.walker.statistics.requests += 1;
+        if io.action == Action::Flush {
+            self.walker.admit_flush(io.tag);
+            self.walker.go_on(&mut *self.queue);
+        } else {
+            // Rule 3: nothing to do is done at once.
+            let Io { tag, memory, .. } = io;
+            self.walker.ready.push_back(Done { tag, memory, bytes: 0, result: Ok(()) });
+        }
+        Ok(())
+    }
+
+    /// Parks a request that the map has told to wait, or refuses one that it will not have.
+    #[cold]
+    fn submit_late(
+        &mut self,
+        io: Io,
+        begun: Result<Option<Begun<M::Guard>>, BlockError>,
+    ) -> Result<(), Refused> {
+        match begun {
+            Ok(_) => {
+                self.walker.statistics.requests += 1;
+                self.walker.statistics.waits += 1;
+                self.parked.push_back((io, Instant::now()));
+                Ok(())
+            }
+            Err(error) => Err(Refused::Invalid(io, error)),
+        }
+    }
+
+    /// Walks a request that the map has begun, and whose first answer may be there already.
+    #[inline(never)]
+    fn submit_begun(
+        &mut self,
+        io: Io,
+        begun: Begun<M::Guard>,
+        answer: Option<Result<Mapping, BlockError>>,
+    ) -> Result<(), Refused> {
+        self.walker.statistics.requests += 1;
+        self.walker.admit(&mut *self.queue, io, begun, answer);
+        Ok(())
+    }
+
+    /// Lets waiting requests go on, and tells the device of what they sent.
+    #[cold]
+    fn go_on(&mut self) {
+        for _ in 0..self.parked.len() {
+            let Some((io, since)) = self.parked.pop_front() else { break };
+            match self.walker.map.begin(&reach_of(&io)) {
+                Ok(Some(begun)) => self.walker.admit(&mut *self.queue, io, begun, None),
+                Ok(None) if since.elapsed() < self.timeout => self.parked.push_back((io, since)),
+                Ok(None) => {
+                    let what = "what is in the way of a request in the map".into();
+                    let error = Cause::Timeout { what, after: self.timeout };
+                    self.walker.refuse(io, error.into());
+                }
+                Err(error) => self.walker.refuse(io, error),
+            }
+        }
+        self.walker.go_on(&mut *self.queue);
+        self.walker.send_open(&mut *self.queue);
+        self.queue.ring();
+    }
+
+    /// Hands over what is finished already.
+    #[inline]
+    fn deliver(&mut self, max: usize, sink: &mut dyn FnMut(Done)) -> usize {
+        let mut delivered = 0;
+        while delivered < max {
+            let Some(done) = self.walker.ready.pop_front() else { break };
+            sink(done);
+            delivered += 1;
+        }
+        delivered
+    }
+}
+
+/// Returns what a request reaches.
+#[inline]
+fn reach_of(io: &Io) -> Reach {
+    let intent = match io.action {
+        Action::Read | Action::Flush => Intent::Read,
+        Action::Write { .. } => Intent::Write,
+        Action::WriteZeroes { .. } | Action::Deallocate { .. } => Intent::Clear,
+    };
+    Reach { file: io.file, offset: io.offset, len: io.len(), intent }
+}

@@ -1,0 +1,177 @@
+//! Completion: commands come back, records count down, requests are answered.
+#![forbid(unsafe_code)]
+
+use super::cursor::Cursor;
+use super::memory::Memory;
+use super::pipeline::DIRECT;
+use super::request::{Action, Done, Io};
+use super::send::{MERGED, STREAM_BITS};
+use super::walker::Walker;
+use crate::block::{BlockError, Completion, MapBlocks, Operation, Payload, Request};
+
+impl<M: MapBlocks> Walker<M> {
+    /// Takes a command back: hands what it finishes to `sink`, at most `max`, and returns how many.
+    #[inline]
+    pub(super) fn complete(
+        &mut self,
+        completion: Completion,
+        max: usize,
+        sink: &mut dyn FnMut(Done),
+    ) -> usize {
+        if completion.request.tag & DIRECT != 0 && max > 0 {
+            sink(self.complete_plain(completion));
+            return 1;
+        }
+        self.take_in(completion);
+        let mut delivered = 0;
+        while delivered < max {
+            let Some(done) = self.ready.pop_front() else { break };
+            sink(done);
+            delivered += 1;
+        }
+        delivered
+    }
+
+    #[inline(always)]
+    fn complete_plain(&mut self, completion: Completion) -> Done {
+        let Completion { request: Request { operation, tag }, result } = completion;
+        let index = tag as u16;
+        let record = self.records.get_mut(index);
+        let (tag, bytes, guard) = (record.tag, record.bytes, record.guard.take());
+        self.records.give_back(index);
+        let (payload, moved) = match operation {
+            Operation::Read { payload, .. } => (payload, &mut self.statistics.bytes_read),
+            Operation::Write { payload, .. } => (payload, &mut self.statistics.bytes_written),
+            _ => unreachable!("a plain request reads or writes"),
+        };
+        let Payload::One(buffer) = payload else { unreachable!("and has one buffer") };
+        let memory = Memory::One(buffer);
+        if let Err(error) = result {
+            // The guard goes here: what the map made for the request goes back.
+            return Done { tag, memory, bytes: 0, result: Err(error) };
+        }
+        *moved += bytes;
+        let guard = guard.expect("a request under way has its guard");
+        let result = self.map.commit(guard, bytes);
+        Done { tag, memory, bytes, result }
+    }
+
+    /// Refuses a request that was taken already.
+    #[cold]
+    pub(super) fn refuse(&mut self, io: Io, error: BlockError) {
+        let Io { tag, memory, .. } = io;
+        self.ready.push_back(Done { tag, memory, bytes: 0, result: Err(error) });
+    }
+
+    /// Takes in a command; what it finishes is ready.
+    pub(super) fn take_in(&mut self, completion: Completion) {
+        if completion.request.tag & DIRECT != 0 {
+            let done = self.complete_plain(completion);
+            self.ready.push_back(done);
+        } else {
+            self.complete_part(completion);
+        }
+    }
+
+    /// Takes in a command that was part of a request, or of several.
+    pub(super) fn complete_part(&mut self, completion: Completion) {
+        let Completion { request: Request { operation, tag }, result } = completion;
+        let payload = match operation {
+            Operation::Read { payload, .. } => Some((payload, true)),
+            Operation::Write { payload, .. } => Some((payload, false)),
+            _ => None,
+        };
+        let (record, first) = ((tag >> STREAM_BITS) as u16, tag & ((1 << STREAM_BITS) - 1));
+        let stream = first << self.shape.lba_size.shift();
+        match payload {
+            Some((Payload::One(buffer), is_read)) => {
+                if is_read && result.is_ok() {
+                    self.holds[usize::from(record)].kept().write(stream, &buffer);
+                }
+                self.bounce.push(buffer);
+            }
+            Some((Payload::Parts(mut list), _)) => {
+                list.clear();
+                self.lists.push(list);
+            }
+            // The piece goes back before its loan is asked for the buffers.
+            other => drop(other),
+        }
+        if tag & MERGED == 0 {
+            self.part_done(record, stream, result.err());
+        } else {
+            self.merged_done(tag as u16, result.as_ref().err());
+        }
+    }
+
+    fn part_done(&mut self, index: u16, stream: u64, error: Option<BlockError>) {
+        let record = self.records.get_mut(index);
+        record.inflight -= 1;
+        if let Some(error) = error {
+            record.fail(stream, error);
+        }
+        self.settle(index);
+    }
+
+    fn merged_done(&mut self, list: u16, error: Option<&BlockError>) {
+        let count = self.owners[usize::from(list)].len();
+        for at in 0..count {
+            let (record, stream) = self.owners[usize::from(list)][at];
+            // One error, told to each of them.
+            let error = error.map(BlockError::again);
+            self.part_done(record, stream, error);
+        }
+        self.owners[usize::from(list)].clear();
+        self.owners_free.push(list);
+    }
+
+    /// Finishes a request whose last command is back (rules 22 to 27).
+    pub(super) fn settle(&mut self, index: u16) {
+        let record = self.records.get_mut(index);
+        if record.walking || record.inflight > 0 {
+            return;
+        }
+        if record.flush_owed && !record.is_lost() {
+            // The data is on the device; now it is made durable.
+            record.walking = true;
+            let mut cursor = Cursor::new(index, 0, 0);
+            cursor.tail_done = true;
+            self.paused.push_back(cursor);
+            return;
+        }
+        let done = self.answer(index);
+        self.records.give_back(index);
+        self.ready.push_back(done);
+    }
+
+    /// Makes the answer of a request (rule 24: the walk's error, else a command's, else the bytes).
+    fn answer(&mut self, index: u16) -> Done {
+        let record = self.records.get_mut(index);
+        let (stopped, failed) = (record.stopped.take(), record.failed.take());
+        let failed_at = core::mem::replace(&mut record.failed_at, u64::MAX);
+        let (tag, bytes, action) = (record.tag, record.bytes, record.action);
+        let guard = record.guard.take();
+        record.flush_owed = false;
+        let mut memory = self.holds[usize::from(index)].give_back();
+        if let Some(error) = stopped.or(failed) {
+            // The guard goes here: what the map made for the request goes back.
+            return Done { tag, memory, bytes: failed_at.min(bytes), result: Err(error) };
+        }
+        match action {
+            Action::Read => {
+                self.statistics.bytes_read += bytes;
+                zero_past_the_end(&mut memory, bytes, self.shape.block());
+            }
+            Action::Write { .. } => self.statistics.bytes_written += bytes,
+            _ => {}
+        }
+        let result = guard.map_or(Ok(()), |guard| self.map.commit(guard, bytes));
+        Done { tag, memory, bytes, result }
+    }
+}
+
+/// What lies between the end of a file and the end of its last block is the map's affair, not the reader's.
+fn zero_past_the_end(memory: &mut Memory, bytes: u64, block: u64) {
+    let read = bytes.next_multiple_of(block).min(memory.len());
+    memory.zero(bytes, (read - bytes) as usize);
+}

@@ -1,0 +1,306 @@
+//! The test bed: a controller in software, the driver on it, a map, and a pipeline over both.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use udirect::block::{
+    BlockDevice, IoQueue, MapBlocks, Operation, Placement, QueueOptions, Request, ScriptedMap,
+    ScriptedOptions,
+};
+use udirect::dio::{Done, Io, Memory, Options, Pipeline, Refused};
+use udirect::dma::{Access, DmaBuf, Domain, DomainOptions, PagePolicy};
+use udirect::nvme::{self, Namespace};
+use udirect::soft::{
+    self, CommandContext, Controller, Interposer, MediaOptions, NamespaceOptions, Verdict,
+};
+use udirect::spec::command::{Command, NvmOpcode};
+use udirect::spec::status::Status;
+use udirect::units::{BlockCount, FileId, Lba, LbaSize, NamespaceId};
+
+/// How long anything may take before a test gives up.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The file that most tests are about.
+pub(crate) const FILE: FileId = FileId(1);
+
+/// What a device is like.
+#[derive(Clone, Debug)]
+pub(crate) struct Device {
+    pub(crate) bytes: u64,
+    pub(crate) lba: LbaSize,
+    /// Bytes of one command, kept by the driver.
+    pub(crate) transfer: Option<u64>,
+    pub(crate) mdts: Option<u32>,
+    pub(crate) noiob: u32,
+    pub(crate) sgl: bool,
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        Self {
+            bytes: 16 << 20,
+            lba: LbaSize::B512,
+            transfer: None,
+            mdts: Some(1 << 20),
+            noiob: 0,
+            sgl: false,
+        }
+    }
+}
+
+/// One I/O command as the controller saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) opcode: u8,
+    pub(crate) lba: u64,
+    pub(crate) blocks: u64,
+    pub(crate) fua: bool,
+}
+
+/// Writes down every I/O command, and fails those that were asked for.
+#[derive(Default)]
+pub(crate) struct Watcher {
+    seen: Mutex<Vec<Seen>>,
+    /// Commands of this opcode that touch this block fail with this status.
+    fail: Mutex<Option<(NvmOpcode, u64, Status)>>,
+    failed: AtomicU64,
+}
+
+impl Watcher {
+    /// Fails every command of an opcode that touches a block.
+    pub(crate) fn fail(&self, opcode: NvmOpcode, lba: u64, status: Status) {
+        *self.fail.lock().expect("sound") = Some((opcode, lba, status));
+    }
+
+    pub(crate) fn relent(&self) {
+        *self.fail.lock().expect("sound") = None;
+    }
+
+    pub(crate) fn take(&self) -> Vec<Seen> {
+        std::mem::take(&mut *self.seen.lock().expect("sound"))
+    }
+}
+
+fn seen(command: &Command) -> Seen {
+    let moves = command.opcode != NvmOpcode::FLUSH.0;
+    Seen {
+        opcode: command.opcode,
+        lba: command.slba(),
+        blocks: if moves { u64::from(command.cdw12 & 0xffff) + 1 } else { 0 },
+        fua: moves && command.cdw12 >> 30 & 1 == 1,
+    }
+}
+
+impl Interposer for Watcher {
+    fn on_command(&self, context: &CommandContext<'_>) -> Verdict {
+        let seen = seen(context.command);
+        self.seen.lock().expect("sound").push(seen);
+        let verdict = *self.fail.lock().expect("sound");
+        match verdict {
+            Some((opcode, lba, status))
+                if opcode.0 == seen.opcode && (seen.lba..seen.lba + seen.blocks).contains(&lba) =>
+            {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                Verdict::Fail(status)
+            }
+            _ => Verdict::Execute,
+        }
+    }
+}
+
+/// A device, its controller, and a bare queue to look behind the pipeline with.
+pub(crate) struct World {
+    pub(crate) soft: Arc<Controller>,
+    pub(crate) watcher: Arc<Watcher>,
+    pub(crate) device: Arc<Namespace>,
+    bare: Box<dyn IoQueue>,
+}
+
+impl World {
+    pub(crate) fn new(device: &Device) -> Self {
+        let watcher = Arc::new(Watcher::default());
+        let namespace = NamespaceOptions {
+            media: MediaOptions::Ram { bytes: device.bytes },
+            lba_size: device.lba,
+            ..NamespaceOptions::default()
+        };
+        let options = soft::Options {
+            namespaces: vec![namespace],
+            mdts: device.mdts,
+            noiob: device.noiob,
+            sgl: device.sgl,
+            interposer: Some(Arc::clone(&watcher) as _),
+            ..soft::Options::default()
+        };
+        let soft = Controller::new(options).expect("the options are sound");
+        let domain = Domain::new(DomainOptions { pages: PagePolicy::Ordinary });
+        let driver = nvme::Options { transfer_max: device.transfer, ..nvme::Options::default() };
+        let controller = nvme::connect(&soft.transport(), &domain, driver).expect("a controller");
+        let device = controller.namespace(NamespaceId(1), "tested").expect("a namespace");
+        let bare = device.open_queue(&QueueOptions::default()).expect("a queue");
+        Self { soft, watcher, device: Arc::new(device), bare }
+    }
+
+    pub(crate) fn block(&self) -> u64 {
+        u64::from(self.device.geometry().lba_size.bytes())
+    }
+
+    pub(crate) fn buffer(&self, len: usize, access: Access) -> DmaBuf {
+        self.device.dma().buffer(len, access).expect("a buffer")
+    }
+
+    /// Blocks of the device.
+    pub(crate) fn soft_blocks(&self) -> u64 {
+        self.device.geometry().blocks.0
+    }
+
+    /// Every buffer is back in the domain, but for the rings of the bare queue and the driver's own pages.
+    pub(crate) fn assert_all_home(self) {
+        let Self { device, bare, soft, .. } = self;
+        let domain = Arc::clone(device.dma());
+        drop((bare, device));
+        drop(soft);
+        assert_eq!(domain.usage().1, 0, "memory is still out");
+    }
+
+    /// A buffer with bytes that say where they belong.
+    pub(crate) fn pattern(&self, len: usize, salt: u64) -> DmaBuf {
+        let mut buffer = self.buffer(len, Access::Both);
+        fill(&mut buffer, salt);
+        buffer
+    }
+
+    /// Opens a pipeline over a map.
+    pub(crate) fn pipeline<M: MapBlocks>(&self, map: M, options: &Options) -> Pipeline<M> {
+        Pipeline::open(&*self.device, map, options).expect("a pipeline")
+    }
+
+    /// Reads blocks behind the pipeline's back.
+    pub(crate) fn look(&mut self, lba: u64, blocks: u64) -> Vec<u8> {
+        let len = (blocks * self.block()) as usize;
+        let buffer = self.buffer(len, Access::DeviceWrites);
+        let operation = Operation::Read { lba: Lba(lba), payload: buffer.into() };
+        let payload = self.run_bare(operation).expect("a read has memory");
+        let bytes = payload.segments()[0].to_vec();
+        self.watcher.take();
+        bytes
+    }
+
+    /// Writes every block of the device behind the pipeline's back.
+    pub(crate) fn stain(&mut self, byte: u8) {
+        let blocks = self.device.geometry().blocks.0;
+        let step = (1 << 20) / self.block();
+        for lba in (0..blocks).step_by(step as usize) {
+            let mut buffer = self.buffer(1 << 20, Access::Both);
+            buffer.fill(byte);
+            let payload = buffer.into();
+            self.run_bare(Operation::Write { lba: Lba(lba), payload, fua: false });
+        }
+        self.watcher.take();
+    }
+
+    fn run_bare(&mut self, operation: Operation) -> Option<udirect::block::Payload> {
+        self.bare.submit(Request::new(operation, 0)).expect("a free slot");
+        self.bare.ring();
+        let deadline = Instant::now() + PATIENCE;
+        let mut done = None;
+        while done.is_none() {
+            assert!(Instant::now() < deadline, "the bare queue answers");
+            self.bare.poll(1, &mut |completion| done = Some(completion));
+        }
+        let completion = done.expect("one");
+        completion.result.expect("the medium is sound");
+        completion.request.into_payload()
+    }
+}
+
+/// Fills bytes that differ from place to place and from salt to salt.
+pub(crate) fn fill(bytes: &mut [u8], salt: u64) {
+    fastrand::Rng::with_seed(salt).fill(bytes);
+}
+
+/// The bytes of a pattern.
+pub(crate) fn bytes(len: usize, salt: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    fill(&mut bytes, salt);
+    bytes
+}
+
+/// A map with one empty file over the whole device, in units of `unit` blocks.
+pub(crate) fn map(world: &World, unit: u64, placement: Placement, answers: &[u64]) -> ScriptedMap {
+    let geometry = world.device.geometry();
+    let map = ScriptedMap::new(ScriptedOptions {
+        unit,
+        space: 0..geometry.blocks.0 / unit * unit,
+        placement,
+        answers: answers.to_vec(),
+        block_shift: geometry.lba_size.shift(),
+    });
+    map.create(FILE, 0);
+    map
+}
+
+/// What tests do with a pipeline.
+pub(crate) trait Drive {
+    /// Submits one request that is taken, waits for it.
+    fn run(&mut self, io: Io) -> Done;
+    /// Submits one request that must be refused, and returns why.
+    fn refused(&mut self, io: Io) -> udirect::block::BlockError;
+    /// Waits for `count` requests.
+    fn wait(&mut self, count: usize) -> Vec<Done>;
+}
+
+impl<M: MapBlocks> Drive for Pipeline<M> {
+    fn run(&mut self, io: Io) -> Done {
+        self.submit(io).expect("the request is taken");
+        self.ring();
+        self.wait(1).pop().expect("one")
+    }
+
+    fn refused(&mut self, io: Io) -> udirect::block::BlockError {
+        let (tag, len) = (io.tag, io.memory.len());
+        match self.submit(io) {
+            Err(Refused::Invalid(io, error)) => {
+                assert_eq!((io.tag, io.memory.len()), (tag, len), "it comes back as it was");
+                assert_eq!(self.inflight(), 0);
+                error
+            }
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    fn wait(&mut self, count: usize) -> Vec<Done> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut done = Vec::new();
+        while done.len() < count {
+            self.poll(count - done.len(), &mut |one| done.push(one));
+            assert!(Instant::now() < deadline, "{} of {count} are back", done.len());
+        }
+        done
+    }
+}
+
+/// The bytes of a memory, as one stream.
+pub(crate) fn stream(memory: &Memory) -> Vec<u8> {
+    let mut bytes = vec![0; memory.len() as usize];
+    memory.read(0, &mut bytes);
+    bytes
+}
+
+/// A read of bytes of the tested file.
+pub(crate) fn read(world: &World, offset: u64, len: usize) -> Io {
+    let mut buffer = world.buffer(len, Access::Both);
+    buffer.fill(0xee);
+    Io::read(offset, buffer, 7).of(FILE)
+}
+
+/// A write of a pattern to the tested file.
+pub(crate) fn write(world: &World, offset: u64, len: usize, salt: u64) -> Io {
+    Io::write(offset, world.pattern(len, salt), 7).of(FILE)
+}
+
+/// Places whole units of the file on the device.
+pub(crate) fn place(map: &ScriptedMap, at: u64, lba: u64, blocks: u64) {
+    map.place(FILE, udirect::units::FileBlock(at), Lba(lba), BlockCount(blocks));
+}

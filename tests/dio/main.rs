@@ -1,0 +1,8 @@
+//! The direct-I/O pipeline over the driver and the software controller.
+//!
+//! `rules` holds each of the rules by its number, `faults` what happens when something is wrong, `model`
+//! random requests against a model of the file, `sizes` every size and place of the end of a file, `counts`
+//! how many commands and doorbells the controller sees, `xfs` what the tests of a grown filesystem look for.
+
+mod bed;
+mod model;
