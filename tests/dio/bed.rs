@@ -123,7 +123,6 @@ impl World {
         let namespace = NamespaceOptions {
             media: MediaOptions::Ram { bytes: device.bytes },
             lba_size: device.lba,
-            ..NamespaceOptions::default()
         };
         let options = soft::Options {
             namespaces: vec![namespace],
