@@ -19,3 +19,4 @@ pub mod soft;
 pub mod spec;
 pub mod transport;
 pub mod units;
+pub mod volume;

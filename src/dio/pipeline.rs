@@ -130,6 +130,15 @@ impl<M: MapBlocks> Pipeline<M> {
         }
     }
 
+    /// Checks the memory of a request: segments, their buffers, what the device may do with them.
+    ///
+    /// # Errors
+    ///
+    /// What `submit` would refuse the request for.
+    pub fn check_memory(&mut self, io: &Io) -> Result<(), BlockError> {
+        self.walker.check_memory(io)
+    }
+
     /// Tells the device of everything that was submitted since the last call.
     #[inline]
     pub fn ring(&mut self) {
@@ -248,7 +257,8 @@ impl<M: MapBlocks> Pipeline<M> {
             Some(Payload::One(buffer)) => Memory::One(buffer),
             _ => unreachable!("the queue gives back what it was given"),
         };
-        let io = Io { file: reach.file, offset: reach.offset, action, memory, tag };
+        let (file, offset) = (reach.file, reach.offset);
+        let io = Io { file, offset, action, memory, excess: 0, tag };
         match error {
             Some(error) => Refused::Invalid(io, error),
             None => self.turn_away(io),
@@ -362,5 +372,5 @@ fn reach_of(io: &Io) -> Reach {
         Action::Write { .. } => Intent::Write,
         Action::WriteZeroes { .. } | Action::Deallocate { .. } => Intent::Clear,
     };
-    Reach { file: io.file, offset: io.offset, len: io.len(), intent }
+    Reach { file: io.file, offset: io.offset, len: io.len() - u64::from(io.excess), intent }
 }

@@ -16,6 +16,9 @@ pub struct Io {
     pub action: Action,
     /// Where the bytes go to or come from; its length is the request's.
     pub memory: Memory,
+    /// Bytes at the end of a write's memory that only fill its last block: they are written, and neither
+    /// counted nor part of the file's size. Less than a block.
+    pub excess: u32,
     /// The caller's own number; it is not looked at and comes back.
     pub tag: u64,
 }
@@ -51,19 +54,19 @@ impl Io {
     #[inline]
     pub fn read(offset: u64, memory: impl Into<Memory>, tag: u64) -> Self {
         let (file, action, memory) = (FileId(0), Action::Read, memory.into());
-        Self { file, offset, action, memory, tag }
+        Self { file, offset, action, memory, excess: 0, tag }
     }
 
     /// Makes a write of the only file.
     #[inline]
     pub fn write(offset: u64, memory: impl Into<Memory>, tag: u64) -> Self {
         let action = Action::Write { durable: false };
-        Self { file: FileId(0), offset, action, memory: memory.into(), tag }
+        Self { file: FileId(0), offset, action, memory: memory.into(), excess: 0, tag }
     }
 
     /// Makes a request without memory.
     pub fn bare(offset: u64, action: Action, tag: u64) -> Self {
-        Self { file: FileId(0), offset, action, memory: Memory::Nothing, tag }
+        Self { file: FileId(0), offset, action, memory: Memory::Nothing, excess: 0, tag }
     }
 
     /// Says which file it is about.

@@ -82,7 +82,8 @@ impl Shape {
         let plain = (offset | len) & odd == 0
             && blocks.wrapping_sub(1) < self.transfer_max
             && buffer.iova().0 & (u64::from(self.rules.alignment) - 1) == 0
-            && buffer.access() as u8 & needed as u8 != 0;
+            && buffer.access() as u8 & needed as u8 != 0
+            && io.excess == 0;
         plain.then_some(Plain { at, blocks })
     }
 
@@ -107,32 +108,40 @@ impl Shape {
 
     /// Checks everything about a request that needs neither map nor device.
     pub(super) fn check(&self, io: &Io, scratch: &mut Vec<u32>) -> Result<(), BlockError> {
-        let needed = match io.action {
+        match io.action {
             Action::Flush => return Ok(()),
-            Action::Read => Some(Access::DeviceWrites),
-            Action::Write { .. } => Some(Access::DeviceReads),
-            Action::WriteZeroes { .. } => {
-                self.offered("write zeroes", self.operations.write_zeroes)?
-            }
-            Action::Deallocate { .. } => self.offered("deallocate", self.operations.deallocate)?,
-        };
-        if let Some(needed) = needed {
-            check_memory(&io.memory, needed, scratch)?;
+            Action::Read | Action::Write { .. } => Self::check_memory(io, scratch)?,
+            Action::WriteZeroes { .. } => offered("write zeroes", self.operations.write_zeroes)?,
+            Action::Deallocate { .. } => offered("deallocate", self.operations.deallocate)?,
         }
+        self.check_range(io)
+    }
+
+    /// Checks the memory of a read or write.
+    pub(super) fn check_memory(io: &Io, scratch: &mut Vec<u32>) -> Result<(), BlockError> {
+        let needed = match io.action {
+            Action::Read => Access::DeviceWrites,
+            _ => Access::DeviceReads,
+        };
+        check_memory(&io.memory, needed, scratch)
+    }
+
+    fn check_range(&self, io: &Io) -> Result<(), BlockError> {
         let (offset, len) = (io.offset, io.len());
         for (what, value) in [("offset", offset), ("length", len)] {
             if !self.lba_size.divides(value) {
                 return Err(misaligned(what, value, self.block()));
             }
         }
+        let most =
+            if matches!(io.action, Action::Write { .. }) && len > 0 { self.block() } else { 1 };
+        if u64::from(io.excess) >= most {
+            return Err(invalid("bytes that fill the last block", io.excess.into(), 0, most - 1));
+        }
         if offset.checked_add(len).is_none() {
             return Err(self.out_of_range(offset, len));
         }
         Ok(())
-    }
-
-    fn offered(&self, what: &'static str, offered: bool) -> Result<Option<Access>, BlockError> {
-        if offered { Ok(None) } else { Err(Cause::Unsupported { what: what.into() }.into()) }
     }
 
     /// Makes the error of bytes that the device does not have.
@@ -188,6 +197,10 @@ impl Shape {
         let needed = self.rules.page.map_or(alignment, u64::from);
         misaligned("length of a memory segment between others", run.len, needed)
     }
+}
+
+fn offered(what: &'static str, offered: bool) -> Result<(), BlockError> {
+    if offered { Ok(()) } else { Err(Cause::Unsupported { what: what.into() }.into()) }
 }
 
 /// Returns where a device sees a slice from byte `skip` on.

@@ -123,6 +123,11 @@ impl<M: MapBlocks> Walker<M> {
         }
     }
 
+    /// Checks the memory of a request, whatever its range.
+    pub(super) fn check_memory(&mut self, io: &Io) -> Result<(), BlockError> {
+        Shape::check_memory(io, &mut self.scratch)
+    }
+
     /// Takes a request that was begun, and walks it as far as there is room.
     pub(super) fn admit(
         &mut self,
@@ -131,7 +136,7 @@ impl<M: MapBlocks> Walker<M> {
         begun: Begun<M::Guard>,
         answer: Option<Result<Mapping, BlockError>>,
     ) {
-        let Io { offset, action, memory, tag, .. } = io;
+        let Io { offset, action, memory, excess, tag, .. } = io;
         let len = match action {
             Action::WriteZeroes { len, .. } | Action::Deallocate { len } => len,
             _ => memory.len(),
@@ -139,7 +144,7 @@ impl<M: MapBlocks> Walker<M> {
         let bytes = match action {
             // Rules 11 and 26: a read ends with the file as it is now.
             Action::Read => len.min(begun.size.saturating_sub(offset)),
-            _ => len,
+            _ => len - u64::from(excess),
         };
         let bounced = action_has_data(action) && !self.is_reached(&memory);
         let index = self.records.take().expect("the caller found a free one");

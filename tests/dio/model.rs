@@ -223,7 +223,7 @@ impl<'a> Model<'a> {
             Action::Write { .. } => Kind::Write { salt },
             _ => Kind::Write { salt: 0 },
         };
-        let io = Io { file: FILE, offset, action, memory, tag: salt };
+        let io = Io { file: FILE, offset, action, memory, excess: 0, tag: salt };
         match self.pipeline.submit(io) {
             Ok(()) => {}
             Err(Refused::Full(_)) => return,
