@@ -198,11 +198,12 @@ impl<'a> Span<'a> {
         None
     }
 
-    /// Reads from `file` at `offset`, and zeroes what lies past its end.
+    /// Reads from `file` at `offset`.
     ///
     /// # Errors
     ///
-    /// The kernel's.
+    /// The kernel's, and `UnexpectedEof` where the file ends before the span; part of the bytes may
+    /// have been read.
     pub fn read_file(self, file: &File, offset: u64) -> io::Result<()> {
         let mut done = 0;
         while done < self.len {
@@ -212,10 +213,7 @@ impl<'a> Span<'a> {
             let n =
                 unsafe { libc::pread(file.as_raw_fd(), rest.start.as_ptr().cast(), rest.len, at) };
             match transferred(n)? {
-                Some(0) => {
-                    rest.fill(0);
-                    break;
-                }
+                Some(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Some(n) => done += n,
                 None => {}
             }
@@ -396,16 +394,17 @@ mod tests {
     }
 
     #[test]
-    fn a_file_shorter_than_the_read_ends_in_zeroes() {
+    fn what_lies_past_the_end_of_a_file_is_an_error_and_not_zeroes() {
         let file = tempfile::tempfile().unwrap();
         let bytes = SharedBytes::anonymous(8192).unwrap();
         bytes.span().slice(0, 100).unwrap().fill(7);
         bytes.span().slice(0, 100).unwrap().write_file(&file, 4000).unwrap();
         let target = bytes.part(4096, 4096).unwrap();
-        target.span().fill(9);
-        target.span().read_file(&file, 4000).unwrap();
-        let mut out = vec![1; 4096];
-        target.span().read_into(&mut out);
-        assert!(out[..100].iter().all(|&b| b == 7) && out[100..].iter().all(|&b| b == 0));
+        let error = target.span().read_file(&file, 4000).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        target.span().slice(0, 100).unwrap().read_file(&file, 4000).unwrap();
+        let mut out = vec![1; 100];
+        target.span().slice(0, 100).unwrap().read_into(&mut out);
+        assert_eq!(out, [7; 100]);
     }
 }

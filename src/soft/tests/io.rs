@@ -196,3 +196,22 @@ fn an_interposer_decides_about_commands() {
     let next = queue.run(read(&memory, 0, 1));
     assert_eq!((next.status, next.sq_head), (0, 4));
 }
+
+/// The lock is advisory: whoever does not ask can cut the file.
+#[test]
+fn a_file_that_was_cut_short_is_a_medium_that_fails_and_not_zeroes() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("disk");
+    let media = MediaOptions::File { path: path.clone(), bytes: Some(1 << 20) };
+    let namespaces = vec![NamespaceOptions { lba_size: LbaSize::B512, media }];
+    let (host, _admin, mut queue) = Host::with_queue(Options { namespaces, ..small() });
+    let memory = host.memory(4096);
+    fill(&memory, 5);
+    assert_eq!(queue.run(write(&memory, 100, 8)).status, 0);
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(104 * 512).unwrap();
+    assert_eq!(queue.run(read(&memory, 100, 4)).status, 0);
+    for opcode in [2, 5, 12] {
+        let refused = queue.run(Sqe { opcode, ..read(&memory, 100, 8) });
+        assert_eq!(refused.status, UNRECOVERED_READ, "opcode {opcode}");
+    }
+}
