@@ -280,6 +280,28 @@ fn a_flipped_bit_is_named_by_its_block() {
     assert!(text(&read.stderr).contains("verify: LBA 0x309: CRC32C"), "{}", text(&read.stderr));
 }
 
+/// A medium that fails, fails every command for one reason: it is told once, however many there are.
+#[test]
+fn ios_that_fail_are_counted_and_their_reason_is_told_once() {
+    let place = place();
+    let path = file(place.path(), "image", vec![0; 1 << 20]);
+    let address = format!("file:{path}");
+    let late = ["--startdelay=1", "--rw=randread", "--size=1M", "--output-format=json"];
+    let args = [&["bench", &address], &late[..]].concat();
+    let child = program(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let image = File::options().write(true).open(&path).unwrap();
+    while image.try_lock().is_ok() {
+        image.unlock().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    image.set_len(0).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert!(said.contains("256 I/Os failed") && said.contains("Unrecovered Read"), "{said}");
+}
+
 #[test]
 fn the_verifying_job_file_finds_everything_as_it_was_written() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/verify.fio");

@@ -24,6 +24,9 @@ pub(super) struct Namespace {
     /// Whether `spoilt` has anything in it, so that a read need not lock to know.
     any_spoilt: AtomicBool,
     spoilt: Mutex<IntervalSet>,
+    /// Whether it was said why the medium fails. Every command has its status; a disk that is full fails
+    /// millions of them for one reason.
+    complained: AtomicBool,
 }
 
 /// A range of bytes that lies within the medium.
@@ -48,6 +51,7 @@ impl Namespace {
             shift: AtomicU8::new(options.lba_size.shift()),
             any_spoilt: AtomicBool::new(false),
             spoilt: Mutex::default(),
+            complained: AtomicBool::new(false),
         })
     }
 
@@ -84,40 +88,40 @@ impl Namespace {
     /// Reads part of a range.
     #[inline]
     pub(super) fn read(&self, offset: u64, to: Span<'_>) -> Result<(), Status> {
-        self.media.read(offset, to).map_err(|error| unreadable(&error))
+        self.media.read(offset, to).map_err(|error| self.unreadable(&error))
     }
 
     /// Writes part of a range.
     #[inline]
     pub(super) fn write(&self, offset: u64, from: Span<'_>) -> Result<(), Status> {
-        self.media.write(offset, from).map_err(|error| unwritable(&error))
+        self.media.write(offset, from).map_err(|error| self.unwritable(&error))
     }
 
     /// Says whether part of a range holds these bytes.
     pub(super) fn equals(&self, offset: u64, with: Span<'_>) -> Result<bool, Status> {
-        self.media.equals(offset, with).map_err(|error| unreadable(&error))
+        self.media.equals(offset, with).map_err(|error| self.unreadable(&error))
     }
 
     /// Reads a range and lets the bytes go.
     pub(super) fn verify(&self, range: Range) -> Result<(), Status> {
         self.refuse_spoilt(range)?;
-        self.media.verify(range.offset, range.len).map_err(|error| unreadable(&error))
+        self.media.verify(range.offset, range.len).map_err(|error| self.unreadable(&error))
     }
 
     /// Zeroes a range.
     pub(super) fn zero(&self, range: Range) -> Result<(), Status> {
         self.heal(range);
-        self.media.zero(range.offset, range.len).map_err(|error| unwritable(&error))
+        self.media.zero(range.offset, range.len).map_err(|error| self.unwritable(&error))
     }
 
     /// Copies a range to another offset.
     pub(super) fn copy(&self, from: Range, to: u64) -> Result<(), Status> {
-        self.media.copy(from.offset, to, from.len).map_err(|error| unwritable(&error))
+        self.media.copy(from.offset, to, from.len).map_err(|error| self.unwritable(&error))
     }
 
     /// Makes what was written durable.
     pub(super) fn flush(&self) -> Result<(), Status> {
-        self.media.flush().map_err(|error| unwritable(&error))
+        self.media.flush().map_err(|error| self.unwritable(&error))
     }
 
     /// Fails if any block of the range was made unreadable.
@@ -164,19 +168,28 @@ impl Namespace {
         self.flush()
     }
 
+    #[cold]
+    fn unreadable(&self, error: &io::Error) -> Status {
+        self.complain("medium cannot be read", error);
+        Status::UNRECOVERED_READ
+    }
+
+    #[cold]
+    fn unwritable(&self, error: &io::Error) -> Status {
+        self.complain("medium cannot be written", error);
+        Status::WRITE_FAULT
+    }
+
+    /// Says why the medium fails: aloud the first time.
+    fn complain(&self, what: &str, error: &io::Error) {
+        if self.complained.swap(true, Ordering::Relaxed) {
+            tracing::debug!(%error, "{what}");
+        } else {
+            tracing::warn!(%error, "{what}; further failures are not told");
+        }
+    }
+
     fn lock_spoilt(&self) -> MutexGuard<'_, IntervalSet> {
         self.spoilt.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-#[cold]
-fn unreadable(error: &io::Error) -> Status {
-    tracing::warn!(%error, "medium cannot be read");
-    Status::UNRECOVERED_READ
-}
-
-#[cold]
-fn unwritable(error: &io::Error) -> Status {
-    tracing::warn!(%error, "medium cannot be written");
-    Status::WRITE_FAULT
 }
