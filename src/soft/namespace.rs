@@ -41,11 +41,15 @@ pub(super) struct Range {
 impl Namespace {
     /// Opens the medium.
     pub(super) fn open(options: &NamespaceOptions) -> Result<Self, SoftError> {
+        let block = options.lba_size.bytes();
+        let check = |bytes: u64| match bytes != 0 && options.lba_size.divides(bytes) {
+            true => Ok(()),
+            false => Err(SoftError::Capacity { bytes, block }),
+        };
+        // Before the medium is opened, since that may make a file.
+        options.media.bytes().map_or(Ok(()), check)?;
         let media = Media::open(&options.media)?;
-        let (bytes, block) = (media.bytes(), options.lba_size.bytes());
-        if bytes == 0 || !options.lba_size.divides(bytes) {
-            return Err(SoftError::Capacity { bytes, block });
-        }
+        check(media.bytes())?;
         Ok(Self {
             media,
             shift: AtomicU8::new(options.lba_size.shift()),

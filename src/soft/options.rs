@@ -113,6 +113,16 @@ pub enum MediaOptions {
     },
 }
 
+impl MediaOptions {
+    /// Returns the capacity that is asked for.
+    pub(super) fn bytes(&self) -> Option<u64> {
+        match self {
+            Self::Ram { bytes } | Self::Null { bytes } => Some(*bytes),
+            Self::File { bytes, .. } => *bytes,
+        }
+    }
+}
+
 /// Whose time a controller lives on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Execution {

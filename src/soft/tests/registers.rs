@@ -178,8 +178,10 @@ fn a_file_keeps_its_data_and_belongs_to_one_controller() {
     }
     let small = Controller::new(on_file(&path, Some(2 << 20))).err().unwrap();
     assert!(matches!(small, SoftError::TooSmall { have: 0x10_0000, want: 0x20_0000, .. }));
-    let odd = Controller::new(on_file(&path, Some(1000))).err().unwrap();
+    let new = place.path().join("new");
+    let odd = Controller::new(on_file(&new, Some(1000))).err().unwrap();
     assert_eq!(odd.to_string(), "1000 bytes are not a multiple of the logical block of 512 bytes");
+    assert!(!new.exists(), "what is refused leaves no file behind");
     let (host, _admin, mut queue) = Host::with_queue(on_file(&path, None));
     let memory = host.memory(4096);
     assert_eq!(queue.run(Sqe::new(2, 1).prp(memory.iova().0, 0).blocks(100, 8)).status, 0);
