@@ -216,6 +216,13 @@ impl Built {
                 "ns={number} and there are {count} (namespaces={number} makes more)"
             ));
         }
+        // The driver keeps commands to a page at least, and a block cannot be cut.
+        let least = u64::from(self.namespace.lba_size.bytes()).max(4096);
+        if let Some(most) = self.driver.transfer_max.filter(|most| *most < least) {
+            return Err(format!(
+                "max_transfer={most} is below {least}, a page and a block at least"
+            ));
+        }
         // Shadow doorbells live in one page, so that the stride decides how many queues there may be.
         if self.options.shadow_doorbells {
             self.options.doorbell_stride = 0;
@@ -316,6 +323,10 @@ mod tests {
             ("mem:1GiB?lba=520", "lba=520 is not a power of two from 512 to 65536"),
             ("mem:1GiB?entries=1", "entries=1 is not a number from 2 to 65536"),
             ("mem:1GiB?sgl=maybe", "sgl=maybe is neither 1 nor 0"),
+            (
+                "mem:1GiB?max_transfer=2k",
+                "max_transfer=2048 is below 4096, a page and a block at least",
+            ),
             ("mem:1GiB?ns=2", "ns=2 and there are 1 (namespaces=2 makes more)"),
         ];
         for (address, expected) in cases {

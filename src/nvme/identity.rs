@@ -103,6 +103,12 @@ impl NamespaceIdentity {
             let what = format!("namespace {nsid} of {blocks} blocks of {lba_size}").into();
             return Err(Cause::Protocol { what }.into());
         }
+        if transfer_blocks(controller.transfer_bytes, lba_size) == 0 {
+            let most = controller.transfer_bytes.unwrap_or(u64::MAX);
+            let what =
+                format!("namespace {nsid} with blocks of {lba_size}, above {most} B a command");
+            return Err(Cause::Unsupported { what: what.into() }.into());
+        }
         let limits = limits(nsid, id, lba_size, blocks, controller);
         let geometry = geometry(id, controller, &limits);
         Ok(Self { geometry, limits })
@@ -131,7 +137,7 @@ fn limits(
     let in_blocks = |bytes: Option<u64>| bytes.map(|bytes| (bytes >> lba_size.shift()).max(1));
     let copy = nonzero(u64::from(id.mssrl.get())).zip(nonzero(u64::from(id.mcl.get())));
     let copy_max = copy.map(|(range, command)| range.min(command));
-    let transfer_max = transfer_blocks(controller.transfer_bytes, lba_size).max(1);
+    let transfer_max = transfer_blocks(controller.transfer_bytes, lba_size);
     let deallocate_max = controller.deallocate_blocks.unwrap_or(u64::from(u32::MAX));
     Limits {
         nsid,
@@ -212,6 +218,16 @@ mod tests {
         let mut id = namespace(9, 100);
         id.lbaf[0].ms = 8.into();
         assert!(parse(&id).unwrap_err().to_string().contains("8 bytes of metadata"));
+    }
+
+    #[test]
+    fn a_block_that_is_longer_than_a_command_may_be_is_refused() {
+        let mut id = controller();
+        id.mdts = 1;
+        let limits = ControllerLimits::parse(&id, None);
+        let parse = |lbads| NamespaceIdentity::parse(NamespaceId(1), &namespace(lbads, 9), &limits);
+        assert_eq!(parse(13).unwrap().geometry.max_transfer, ByteLen(8192));
+        assert!(parse(14).unwrap_err().to_string().contains("above 8192 B a command"));
     }
 
     #[test]

@@ -19,7 +19,8 @@ pub struct Options {
     pub namespaces: Vec<NamespaceOptions>,
     /// Whose time the controller lives on.
     pub execution: Execution,
-    /// The most bytes of one command, a power of two of at least 8192; `None` for no limit.
+    /// The most bytes of one command, a power of two of at least 8192 and a block of every namespace;
+    /// `None` for no limit.
     ///
     /// MDTS is an exponent of pages and 0 stands for no limit, so that a limit of one page cannot be said
     /// (Base 5.17.2.1, MDTS).
@@ -238,10 +239,12 @@ impl Options {
         text("model", &self.model, 40)?;
         text("serial", &self.serial, 20)?;
         text("firmware", &self.firmware, 8)?;
-        match self.mdts {
-            Some(bytes) if !bytes.is_power_of_two() || bytes < 8192 => Err(SoftError::Mdts(bytes)),
-            _ => Ok(()),
+        let Some(mdts) = self.mdts else { return Ok(()) };
+        if !mdts.is_power_of_two() || mdts < 8192 {
+            return Err(SoftError::Mdts(mdts));
         }
+        let longest = self.namespaces.iter().map(|namespace| namespace.lba_size.bytes()).max();
+        within("mdts", mdts.into(), longest.unwrap_or(0).into(), u32::MAX.into())
     }
 
     /// Returns how many queue pairs have room: shadows of all doorbells have to fit a page.

@@ -150,6 +150,11 @@ fn options_outside_their_limits_are_refused_with_numbers() {
     assert_eq!(refused, "max_queue_entries is 1, outside 2..=65536");
     let refused = text(Options { mdts: Some(5000), ..small() });
     assert_eq!(refused, "mdts is 5000 bytes, not a power of two of at least 8192");
+    let media = MediaOptions::Ram { bytes: 1 << 20 };
+    let namespaces =
+        vec![NamespaceOptions { lba_size: LbaSize::from_bytes(65_536).unwrap(), media }];
+    let refused = text(Options { mdts: Some(8192), namespaces, ..small() });
+    assert_eq!(refused, "mdts is 8192, outside 65536..=4294967295");
     let refused = text(Options { shadow_doorbells: true, max_queues: 32, ..small() });
     assert_eq!(refused, "max_queues is 32, outside 1..=31");
     assert!(text(Options { serial: String::new(), ..small() }).contains("serial"));
