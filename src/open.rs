@@ -216,6 +216,9 @@ impl Built {
                 "ns={number} and there are {count} (namespaces={number} makes more)"
             ));
         }
+        if count > 1 && matches!(self.namespace.media, MediaOptions::File { .. }) {
+            return Err(format!("namespaces={count} of one file: a file holds one"));
+        }
         // The driver keeps commands to a page at least, and a block cannot be cut.
         let least = u64::from(self.namespace.lba_size.bytes()).max(4096);
         if let Some(most) = self.driver.transfer_max.filter(|most| *most < least) {
@@ -323,6 +326,7 @@ mod tests {
             ("mem:1GiB?lba=520", "lba=520 is not a power of two from 512 to 65536"),
             ("mem:1GiB?entries=1", "entries=1 is not a number from 2 to 65536"),
             ("mem:1GiB?sgl=maybe", "sgl=maybe is neither 1 nor 0"),
+            ("file:/no?namespaces=2", "namespaces=2 of one file: a file holds one"),
             (
                 "mem:1GiB?max_transfer=2k",
                 "max_transfer=2048 is below 4096, a page and a block at least",
