@@ -23,7 +23,7 @@ use super::connection::Connection;
 use super::controller::{Controller, ControllerParts};
 use super::identity::{ControllerLimits, NamespaceIdentity};
 use super::memory::PAGE;
-use super::status;
+use super::{status, wait};
 use crate::block::{BlockError, Cause};
 use crate::dma::{Access, Domain, Window};
 use crate::spec::command::{AdminOpcode, Cns, Command, IdentifyDword10, SetFeaturesDword10};
@@ -422,7 +422,7 @@ impl BringUp {
     fn enter(&mut self, state: State, patience: Duration) {
         tracing::trace!(from = %self.state, to = %state, "bring-up");
         self.state = state;
-        self.deadline = Instant::now() + patience;
+        self.deadline = wait::after(patience);
     }
 
     fn parts(&mut self) -> Result<(&mut Connection, &mut Admin), BlockError> {

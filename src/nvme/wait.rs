@@ -25,7 +25,7 @@ const NAP_MAX: Duration = Duration::from_millis(1);
 impl Wait {
     /// Begins to wait, `most` at the longest.
     pub(super) fn for_at_most(most: Duration) -> Self {
-        Self { deadline: Instant::now() + most, pace: Pace::default() }
+        Self { deadline: after(most), pace: Pace::default() }
     }
 
     /// Says whether the deadline has passed.
@@ -47,5 +47,25 @@ impl Pace {
             None => core::hint::spin_loop(),
             Some(naps) => std::thread::sleep(NAP_MAX.min(NAP_MIN * 2u32.pow(naps.min(10)))),
         }
+    }
+}
+
+/// Longer than anybody waits, and short enough for every clock.
+const FOREVER: Duration = Duration::from_secs(1 << 32);
+
+/// Returns the moment after `time` from now. `Duration::MAX`, for no deadline, is a time too.
+pub(super) fn after(time: Duration) -> Instant {
+    Instant::now() + time.min(FOREVER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_time_is_a_deadline_that_never_comes() {
+        let mut wait = Wait::for_at_most(Duration::MAX);
+        wait.pause();
+        assert!(!wait.is_over());
     }
 }
