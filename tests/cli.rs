@@ -263,6 +263,12 @@ fn a_refused_run_leaves_an_older_result_alone() {
     let older = file(place.path(), "result.json", "older");
     refused_for(&["bench", "null:", "--iodepth=70000", &format!("--output={older}")], &["70000"]);
     assert_eq!(fs::read_to_string(&older).expect("it is there"), "older");
+    let new = place.path().join("new.json");
+    refused_for(
+        &["bench", "null:", "--iodepth=70000", &format!("--output={}", new.display())],
+        &[],
+    );
+    assert!(!new.exists(), "a refused run makes no file");
 }
 
 #[test]

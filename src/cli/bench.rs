@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::Ordering;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
         line.show(progress);
     });
     line.clear();
-    let result = ran?;
+    let result = ran.inspect_err(|_| place.leave())?;
     tell_notes(&mut notes);
     place.write(&written(&result, args.format)?)?;
     if stop.load(Ordering::Relaxed) && !args.quiet {
@@ -52,7 +52,12 @@ fn tell_notes(notes: &mut Vec<String>) {
 /// Where the result goes.
 enum Place {
     Stdout,
-    File(PathBuf, File),
+    File {
+        path: PathBuf,
+        file: File,
+        /// Whether it was not there before.
+        new: bool,
+    },
 }
 
 impl Place {
@@ -61,15 +66,25 @@ impl Place {
     fn prepare(path: Option<&Path>) -> Result<Self, Failure> {
         let Some(path) = path else { return Ok(Self::Stdout) };
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).open(path);
-        let file = file.with_context(|| format!("--output={}", path.display()));
-        Ok(Self::File(path.to_owned(), file.map_err(Failure::usage)?))
+        let made = options.write(true).create_new(true).open(path);
+        let new = made.is_ok();
+        let mut old = || options.create_new(false).create(true).truncate(false).open(path);
+        let file = made.or_else(|_| old()).with_context(|| format!("--output={}", path.display()));
+        Ok(Self::File { path: path.to_owned(), file: file.map_err(Failure::usage)?, new })
+    }
+
+    /// Leaves the place as it was found, since there is no result.
+    fn leave(&self) {
+        if let Self::File { path, new: true, .. } = self {
+            // An empty file that stays does no harm.
+            let _ = fs::remove_file(path);
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         match self {
             Self::Stdout => print(bytes),
-            Self::File(path, file) => {
+            Self::File { path, file, .. } => {
                 let written = replace(file, bytes);
                 written.with_context(|| path.display().to_string()).map_err(Failure::device)
             }
