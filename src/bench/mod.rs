@@ -11,8 +11,11 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod buffers;
+mod clock;
 pub mod human;
 pub mod job;
+mod lane;
 pub mod option;
 mod pace;
 pub mod parse;

@@ -321,6 +321,8 @@ pub struct QueueCounters {
     pub queue_full: u64,
     /// I/Os that took more than one command.
     pub splits: u64,
+    /// I/Os that shared the command of a neighbour.
+    pub merges: u64,
     /// I/Os whose memory was copied because it was not aligned.
     pub bounces: u64,
 }
@@ -336,6 +338,7 @@ impl QueueCounters {
         self.cq_doorbells += other.cq_doorbells;
         self.queue_full += other.queue_full;
         self.splits += other.splits;
+        self.merges += other.merges;
         self.bounces += other.bounces;
     }
 

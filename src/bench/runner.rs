@@ -7,9 +7,11 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeMap;
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+pub use super::lane::Route;
 
 use super::job::{Direction, Job, PerDirection, Region, group_ids};
 use super::option::OptionError;
@@ -20,6 +22,7 @@ use super::workload::{Generator, ReadBack};
 use crate::dma::PageKind;
 use crate::open::{OpenError, Opened, open};
 use crate::units::LbaSize;
+use crate::volume::Volume;
 
 /// What is to be run.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +33,8 @@ pub struct Plan {
     pub global: Vec<(String, String)>,
     /// Whether there may be more workers than cores.
     pub oversubscribe: bool,
+    /// Which way I/O takes.
+    pub route: Route,
 }
 
 /// How far a run is.
@@ -117,8 +122,8 @@ pub fn run(
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let outcomes = match run_stage(&jobs[stage.clone()], &devices, &cores, stamp, stop, observe)
-        {
+        let run = Run { devices: &devices, cores: &cores, route: plan.route, stamp };
+        let outcomes = match run_stage(&jobs[stage.clone()], run, stop, observe) {
             Ok(outcomes) => outcomes,
             Err(error) if results.is_empty() => return Err(error),
             // What ran before is worth keeping; what could not start is reported as failed.
@@ -306,19 +311,26 @@ fn check_queues(
     Ok(())
 }
 
+/// What the workers of all stages share.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    devices: &'a Devices,
+    cores: &'a Cores,
+    route: Route,
+    stamp: u64,
+}
+
 /// Runs the jobs of one stage; returns what the workers of each brought home.
 fn run_stage(
     jobs: &[Job],
-    devices: &Devices,
-    cores: &Cores,
-    stamp: u64,
+    run: Run<'_>,
     stop: &AtomicBool,
     observe: &mut dyn FnMut(&Progress),
 ) -> Result<Vec<Vec<Outcome>>, RunError> {
     let mut workers = Vec::new();
     for (index, job) in jobs.iter().enumerate() {
         for number in 0..job.numjobs {
-            workers.push((index, make_worker(job, number, devices, stamp)?));
+            workers.push((index, make_worker(job, number, run)?));
         }
     }
     let lives: Vec<Live> = workers.iter().map(|_| Live::default()).collect();
@@ -330,7 +342,7 @@ fn run_stage(
             .zip(&lives)
             .enumerate()
             .map(|(place, ((index, worker), live))| {
-                let core = core_of(&jobs[index], place, cores);
+                let core = core_of(&jobs[index], place, run.cores);
                 let delay = jobs[index].startdelay;
                 let start = &start;
                 let work = move || {
@@ -367,18 +379,13 @@ impl Drop for StopOnPanic<'_> {
     }
 }
 
-fn make_worker<'a>(
-    job: &'a Job,
-    number: u32,
-    devices: &Devices,
-    stamp: u64,
-) -> Result<Worker<'a>, RunError> {
-    let device = &*devices[&job.filename].device;
-    let geometry = device.geometry();
+fn make_worker<'a>(job: &'a Job, number: u32, run: Run<'_>) -> Result<Worker<'a>, RunError> {
+    let volume = Volume::raw(Arc::clone(&run.devices[&job.filename].device));
+    let (capacity, lba_size) = (volume.geometry().capacity().0, volume.geometry().lba_size);
     let made = job
-        .region(number, geometry.capacity().0, geometry.lba_size)
+        .region(number, capacity, lba_size)
         .map_err(WorkerError::from)
-        .and_then(|region| Worker::new(job, number, device, region, stamp));
+        .and_then(|region| Worker::new(job, number, &volume, run.route, region, run.stamp));
     made.map_err(|error| RunError::Start { job: job.name.clone(), source: error.into() })
 }
 

@@ -14,19 +14,20 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batch::Batches;
+use super::buffers::Buffers;
+use super::clock::Clock;
 use super::job::{Direction, Job, PerDirection, Region, Verify};
+use super::lane::{Answer, Ask, Counted, Lane, Route, Turned};
 use super::pace::Pace;
 use super::pattern;
-use super::result::{JobResult, QueueCounters};
+use super::result::JobResult;
 use super::stats::WorkerStats;
 use super::usage::Usage;
 use super::workload::{Generator, Io, ReadBack};
-use crate::block::{
-    BlockDevice, BlockError, Completion, Counters, ErrorKind, IoQueue, Operation, Payload,
-    QueueOptions, Rejected, Request,
-};
-use crate::dma::{Access, DmaBuf, DmaError, Pool, SizeClass};
-use crate::units::{BlockCount, Lba, LbaSize};
+use crate::block::{BlockError, ErrorKind};
+use crate::dma::{DmaBuf, DmaError};
+use crate::units::LbaSize;
+use crate::volume::{OpenError, Volume};
 
 /// What everybody may look at while a worker runs. A line of its own: two workers never meet in it.
 #[derive(Debug, Default)]
@@ -45,7 +46,7 @@ pub(super) struct Live {
 /// A worker that is ready to run.
 pub(super) struct Worker<'a> {
     job: &'a Job,
-    queue: Box<dyn IoQueue>,
+    lane: Lane,
     buffers: Buffers,
     source: Source,
     read_back: Option<ReadBack>,
@@ -67,7 +68,7 @@ pub(super) struct Worker<'a> {
     /// What this run writes into every block, so that a block of an earlier run is told from its own.
     stamp: u64,
     epoch: Instant,
-    baseline: Counters,
+    baseline: Counted,
 }
 
 /// Where I/O comes from.
@@ -110,6 +111,39 @@ struct Run {
     bytes: u64,
 }
 
+/// What a worker has to know of an I/O that comes back, in the 63 bits that lanes leave alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tag {
+    /// The batch: one of at most 65537.
+    batch: u32,
+    direction: Option<Direction>,
+    /// The first block, to check what was read: 2^43 of 512 bytes are 4 PiB.
+    block: u64,
+}
+
+impl Tag {
+    const BATCH_BITS: u32 = 17;
+    const DIRECTION_BITS: u32 = 2;
+    const BLOCK_BITS: u32 = 63 - Self::BATCH_BITS - Self::DIRECTION_BITS;
+
+    #[inline]
+    fn pack(self) -> u64 {
+        let direction = self.direction.map_or(3, |direction| direction as u64);
+        let block = self.block & ((1 << Self::BLOCK_BITS) - 1);
+        (block << Self::DIRECTION_BITS | direction) << Self::BATCH_BITS | u64::from(self.batch)
+    }
+
+    #[inline]
+    fn unpack(tag: u64) -> Self {
+        let rest = tag >> Self::BATCH_BITS;
+        Self {
+            batch: (tag & ((1 << Self::BATCH_BITS) - 1)) as u32,
+            direction: Direction::ALL.get((rest & 3) as usize).copied(),
+            block: rest >> Self::DIRECTION_BITS,
+        }
+    }
+}
+
 /// What came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -149,6 +183,8 @@ pub(super) enum WorkerError {
     #[error(transparent)]
     Memory(#[from] DmaError),
     #[error(transparent)]
+    Pipeline(#[from] OpenError),
+    #[error(transparent)]
     Job(#[from] super::option::OptionError),
 }
 
@@ -157,7 +193,8 @@ impl<'a> Worker<'a> {
     pub(super) fn new(
         job: &'a Job,
         number: u32,
-        device: &dyn BlockDevice,
+        device: &Volume,
+        route: Route,
         region: Region,
         stamp: u64,
     ) -> Result<Self, WorkerError> {
@@ -166,12 +203,11 @@ impl<'a> Worker<'a> {
         let reads_back = job.reads_back();
         let read_back =
             reads_back.then(|| ReadBack::new(job, number, region, lba_size)).transpose()?;
-        let options = QueueOptions { depth: job.iodepth, ..QueueOptions::default() };
         let pace = Pace::new(job);
         Ok(Self {
             job,
-            queue: device.open_queue(&options)?,
-            buffers: Buffers::new(job, reads_back, device)?,
+            lane: Lane::open(job, device, route)?,
+            buffers: Buffers::new(job, reads_back, &**device.device())?,
             source: Source::Generator(generator),
             read_back,
             goal: Goal::of(job, region, device.geometry().capacity().0),
@@ -188,7 +224,7 @@ impl<'a> Worker<'a> {
             reading_back: false,
             stamp,
             epoch: Instant::now(),
-            baseline: Counters::default(),
+            baseline: Counted::default(),
         })
     }
 
@@ -212,8 +248,7 @@ impl<'a> Worker<'a> {
             None => 0,
         };
         self.publish(live);
-        let counted = self.queue.counters().since(&self.baseline);
-        self.stats.queue = queue_counters(&counted);
+        self.stats.queue = self.lane.counted().since(&self.baseline);
         Outcome {
             runtime: Duration::from_nanos(runtime),
             verify_runtime: Duration::from_nanos(verify_runtime),
@@ -233,11 +268,11 @@ impl<'a> Worker<'a> {
             }
             let submitted = self.fill(now);
             let reaped = self.reap();
-            if submitted + reaped == 0 && self.queue.inflight() == 0 && self.is_exhausted() {
+            if submitted + reaped == 0 && self.lane.inflight() == 0 && self.is_exhausted() {
                 break;
             }
         }
-        while self.queue.inflight() > 0 {
+        while self.lane.inflight() > 0 {
             self.reap();
         }
     }
@@ -257,7 +292,7 @@ impl<'a> Worker<'a> {
     /// Forgets what was counted before anything is measured.
     fn forget_the_ramp(&mut self) {
         self.stats.clear();
-        self.baseline = self.queue.counters();
+        self.baseline = self.lane.counted();
     }
 
     /// Returns the directions of the phase that runs.
@@ -271,7 +306,7 @@ impl<'a> Worker<'a> {
     /// Submits a batch; returns how many requests.
     #[inline]
     fn fill(&mut self, now: u64) -> usize {
-        let room = self.queue.depth() - self.queue.inflight();
+        let room = self.lane.depth() - self.lane.inflight();
         let most = room.min(self.job.submit_batch() as usize);
         if most == 0 || self.errors.fatal {
             return 0;
@@ -326,12 +361,12 @@ impl<'a> Worker<'a> {
             self.batches.rung(batch, 0, began);
             return;
         }
-        self.queue.ring();
+        self.lane.ring();
         let rung = self.now();
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         self.batches.rung(batch, count, rung);
         self.stats.depth.mark_submit(count);
-        let inflight = u32::try_from(self.queue.inflight()).unwrap_or(u32::MAX);
+        let inflight = u32::try_from(self.lane.inflight()).unwrap_or(u32::MAX);
         self.stats.depth.mark_depth(inflight, u64::from(count));
     }
 
@@ -342,11 +377,15 @@ impl<'a> Worker<'a> {
             return self.submit_flush(batch);
         }
         let Some(io) = self.next_io(None) else { return false };
-        let Some(operation) = self.operation(io) else {
+        let Some(buffer) = self.memory(io) else {
             self.hold(io);
             return false;
         };
-        match self.queue.submit(Request::new(operation, u64::from(batch))) {
+        let (offset, len) = (io.offset, u64::from(io.len));
+        let tag =
+            Tag { batch, direction: Some(io.direction), block: offset >> self.lba_size.shift() };
+        let direction = Some(io.direction);
+        match self.lane.submit(Ask { direction, offset, len, buffer, tag: tag.pack() }) {
             Ok(()) => {
                 if io.direction == Direction::Write {
                     self.writes_since_flush += 1;
@@ -354,33 +393,31 @@ impl<'a> Worker<'a> {
                 }
                 true
             }
-            Err(rejected) => self.not_taken(rejected, io),
+            Err(turned) => self.not_taken(turned, io),
         }
     }
 
     #[cold]
-    fn not_taken(&mut self, rejected: Rejected, io: Io) -> bool {
-        let (request, error) = match rejected {
-            Rejected::QueueFull(request) => {
-                self.hold(io);
-                (request, None)
-            }
-            Rejected::Invalid(request, error) => (request, Some(error)),
-        };
-        if let Some(payload) = request.into_payload() {
-            self.buffers.give_back(io.direction, payload);
+    fn not_taken(&mut self, turned: Turned, io: Io) -> bool {
+        let Turned { buffer, error } = turned;
+        if let Some(buffer) = buffer {
+            self.buffers.give_back(io.direction, buffer);
         }
-        if let Some(error) = error {
-            self.stats.directions.get_mut(io.direction).errors += 1;
-            self.errors.note(&error);
+        match error {
+            None => self.hold(io),
+            Some(error) => {
+                self.stats.directions.get_mut(io.direction).errors += 1;
+                self.errors.note(&error);
+            }
         }
         false
     }
 
     #[cold]
     fn submit_flush(&mut self, batch: u32) -> bool {
-        let request = Request::new(Operation::Flush, u64::from(batch));
-        let taken = self.queue.submit(request).is_ok();
+        let tag = Tag { batch, direction: None, block: 0 }.pack();
+        let ask = Ask { direction: None, offset: 0, len: 0, buffer: None, tag };
+        let taken = self.lane.submit(ask).is_ok();
         if taken {
             self.writes_since_flush = 0;
         }
@@ -393,7 +430,7 @@ impl<'a> Worker<'a> {
         let batch = self.batches.begin(now, now);
         let taken = self.submit_flush(batch);
         self.ring(batch, usize::from(taken), now);
-        while self.queue.inflight() > 0 {
+        while self.lane.inflight() > 0 {
             self.reap();
         }
     }
@@ -422,27 +459,21 @@ impl<'a> Worker<'a> {
         self.errors.fatal || (done && self.held.is_none())
     }
 
-    /// Makes the operation of an I/O; `None` when no buffer is left.
+    /// Takes the memory of an I/O, with its data; `None` when no buffer is left.
     #[inline]
-    fn operation(&mut self, io: Io) -> Option<Operation> {
-        let lba = Lba(io.offset >> self.lba_size.shift());
+    #[expect(clippy::option_option, reason = "no buffer is needed, or none is left")]
+    fn memory(&mut self, io: Io) -> Option<Option<DmaBuf>> {
         match io.direction {
-            Direction::Read => {
-                let payload = Payload::One(self.buffers.take(io)?);
-                Some(Operation::Read { lba, payload })
-            }
+            Direction::Read => self.buffers.take(io).map(Some),
             Direction::Write => {
                 let mut buffer = self.buffers.take(io)?;
                 if self.job.verify == Verify::Crc32c {
                     let block = self.lba_size.bytes() as usize;
                     pattern::fill(&mut buffer, io.offset, block, self.stamp);
                 }
-                Some(Operation::Write { lba, payload: Payload::One(buffer), fua: false })
+                Some(Some(buffer))
             }
-            Direction::Trim => {
-                let blocks = BlockCount(u64::from(io.len) >> self.lba_size.shift());
-                Some(Operation::Deallocate { lba, blocks })
-            }
+            Direction::Trim => Some(None),
         }
     }
 
@@ -451,7 +482,7 @@ impl<'a> Worker<'a> {
     fn reap(&mut self) -> usize {
         let most = self.job.complete_batch() as usize;
         let checked = self.checked();
-        let Self { queue, runs, buffers, errors, stats, job, lba_size, .. } = self;
+        let Self { lane, runs, buffers, errors, stats, job, lba_size, .. } = self;
         let mut desk = Desk {
             runs,
             buffers,
@@ -461,7 +492,7 @@ impl<'a> Worker<'a> {
             verify_fatal: job.verify_fatal,
             lba_size: *lba_size,
         };
-        let count = queue.poll(most, &mut |completion| desk.receive(completion));
+        let count = lane.poll(most, |answer| desk.receive(answer));
         if count > 0 {
             self.record(count);
         }
@@ -572,35 +603,22 @@ enum Checked {
 
 impl Desk<'_> {
     #[inline]
-    fn receive(&mut self, completion: Completion) {
-        let Completion { request: Request { operation, tag }, result } = completion;
-        let (direction, payload, bytes, lba) = match operation {
-            Operation::Read { payload, lba } => {
-                let bytes = payload.len();
-                (Some(Direction::Read), Some(payload), bytes, lba)
-            }
-            Operation::Write { payload, lba, .. } => {
-                let bytes = payload.len();
-                (Some(Direction::Write), Some(payload), bytes, lba)
-            }
-            Operation::Deallocate { blocks, lba } => {
-                (Some(Direction::Trim), None, blocks.0 << self.lba_size.shift(), lba)
-            }
-            _ => (None, None, 0, Lba(0)),
-        };
+    fn receive(&mut self, answer: Answer) {
+        let Answer { tag, buffer, bytes, result } = answer;
+        let Tag { batch, direction, block } = Tag::unpack(tag);
         let sound = match result {
-            Ok(()) => self.is_sound(direction, payload.as_ref(), lba),
+            Ok(()) => self.is_sound(direction, buffer.as_deref(), block),
             Err(error) => self.failed(&error),
         };
-        if let (Some(direction), Some(payload)) = (direction, payload) {
-            self.buffers.give_back(direction, payload);
+        if let (Some(direction), Some(buffer)) = (direction, buffer) {
+            self.buffers.give_back(direction, buffer);
         }
         let kind = match (sound, direction) {
             (true, Some(direction)) => Kind::Done(direction),
             (true, None) => Kind::Flushed,
             (false, _) => self.count_failure(direction),
         };
-        self.count(tag as u32, kind, bytes);
+        self.count(batch, kind, bytes);
     }
 
     #[cold]
@@ -624,29 +642,21 @@ impl Desk<'_> {
     }
 
     #[inline]
-    fn is_sound(
-        &mut self,
-        direction: Option<Direction>,
-        payload: Option<&Payload>,
-        lba: Lba,
-    ) -> bool {
-        match (self.checked, direction, payload) {
+    fn is_sound(&mut self, direction: Option<Direction>, data: Option<&[u8]>, block: u64) -> bool {
+        match (self.checked, direction, data) {
             (Checked::Not, ..) => true,
-            (_, Some(Direction::Read), Some(payload)) => self.check(payload, lba),
+            (_, Some(Direction::Read), Some(data)) => self.check(data, block),
             _ => true,
         }
     }
 
-    fn check(&mut self, payload: &Payload, lba: Lba) -> bool {
-        let offset = lba.0 << self.lba_size.shift();
-        let block = self.lba_size.bytes() as usize;
-        let data = payload.segments().iter().map(|buffer| &buffer[..]);
+    fn check(&mut self, data: &[u8], block: u64) -> bool {
+        let offset = block << self.lba_size.shift();
         let stamp = match self.checked {
             Checked::Stamp(stamp) => Some(stamp),
             _ => None,
         };
-        let mut data = data.into_iter();
-        match data.try_for_each(|data| pattern::check(data, offset, block, stamp)) {
+        match pattern::check(data, offset, self.lba_size.bytes() as usize, stamp) {
             Ok(()) => true,
             Err(bad) => {
                 self.errors.fatal |= self.verify_fatal;
@@ -710,161 +720,21 @@ impl Goal {
     }
 }
 
-/// The buffers of one worker: those that the device writes into, and those that it reads from.
-struct Buffers {
-    reads: Vec<DmaBuf>,
-    writes: Vec<DmaBuf>,
-    /// After the buffers, which go home to them.
-    _pools: Vec<Pool>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Buffers {
-    fn new(job: &Job, reads_back: bool, device: &dyn BlockDevice) -> Result<Self, DmaError> {
-        let mut pools = Vec::new();
-        let mut take = |wanted: bool, access| {
-            let bytes = job.max_block_size() as usize;
-            let class = SizeClass { bytes, count: job.iodepth as usize };
-            if !wanted {
-                return Ok(Vec::new());
+    #[test]
+    fn tags_keep_what_is_in_them_and_stay_below_the_lanes_own() {
+        let directions = Direction::ALL.into_iter().map(Some).chain([None]);
+        for (batch, direction) in [0, 1, 65_536].into_iter().zip(directions) {
+            for block in [0, 1, (1 << Tag::BLOCK_BITS) - 1] {
+                let tag = Tag { batch, direction, block };
+                assert_eq!(Tag::unpack(tag.pack()), tag);
+                assert!(tag.pack() < 1 << 63);
             }
-            let mut pool = Pool::new(device.dma(), &[class], access)?;
-            let buffers = core::iter::from_fn(|| pool.take(bytes)).collect();
-            pools.push(pool);
-            Ok(buffers)
-        };
-        let reads = take(job.rw.uses(Direction::Read) || reads_back, Access::DeviceWrites)?;
-        let mut writes: Vec<DmaBuf> = take(job.rw.uses(Direction::Write), Access::DeviceReads)?;
-        // Zeroes are what a drive stores for nothing.
-        let mut random = fastrand::Rng::with_seed(job.randseed);
-        writes.iter_mut().for_each(|buffer| random.fill(buffer));
-        Ok(Self { reads, writes, _pools: pools })
-    }
-
-    #[inline]
-    fn take(&mut self, io: Io) -> Option<DmaBuf> {
-        let mut buffer = self.stack(io.direction).pop()?;
-        if buffer.len() != io.len as usize {
-            buffer.set_len(io.len as usize);
         }
-        Some(buffer)
-    }
-
-    #[inline]
-    fn give_back(&mut self, direction: Direction, payload: Payload) {
-        let stack = self.stack(direction);
-        match payload {
-            Payload::One(buffer) => stack.push(buffer),
-            Payload::List(buffers) => stack.extend(buffers),
-            Payload::Part(_) | Payload::Parts(_) => {}
-        }
-    }
-
-    #[inline]
-    fn stack(&mut self, direction: Direction) -> &mut Vec<DmaBuf> {
-        if direction == Direction::Write { &mut self.writes } else { &mut self.reads }
-    }
-}
-
-/// The hours of a worker. Times are nanoseconds since it began.
-struct Clock {
-    /// When something is due next.
-    due: u64,
-    ramp_ns: u64,
-    ramped: bool,
-    /// When the measured part began.
-    began: u64,
-    /// How long it may take.
-    runtime_ns: u64,
-    /// When the work is over.
-    over: u64,
-    sampled: u64,
-}
-
-/// How often a worker looks up from its work.
-const TICK_NS: u64 = 10_000_000;
-
-/// How long an interval of bandwidth and IOPS samples is, as in fio.
-const SAMPLE_NS: u64 = 500_000_000;
-
-impl Clock {
-    fn new(job: &Job) -> Self {
-        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let ramp_ns = ns(job.ramp_time);
-        let runtime_ns = job.runtime.map_or(u64::MAX, ns);
-        let over = ramp_ns.saturating_add(runtime_ns);
-        Self { due: 0, ramp_ns, ramped: ramp_ns == 0, began: 0, runtime_ns, over, sampled: 0 }
-    }
-
-    fn unlimited(now: u64) -> Self {
-        let (runtime_ns, over) = (u64::MAX, u64::MAX);
-        Self { due: now, ramp_ns: 0, ramped: true, began: now, runtime_ns, over, sampled: now }
-    }
-
-    #[inline]
-    fn is_due(&self, now: u64) -> bool {
-        now >= self.due
-    }
-
-    /// Says once that the ramp is over.
-    fn ramp_ends(&mut self, now: u64) -> bool {
-        let next = if self.ramped { self.over } else { self.ramp_ns };
-        self.due = now.saturating_add(TICK_NS).min(next.max(now));
-        if self.ramped || now < self.ramp_ns {
-            return false;
-        }
-        self.begin_measuring(now);
-        true
-    }
-
-    /// Says whether the work is over before anything was measured.
-    fn ends_in_ramp(&mut self, now: u64) -> bool {
-        let in_ramp = !self.ramped;
-        if in_ramp {
-            self.begin_measuring(now);
-        }
-        in_ramp
-    }
-
-    fn begin_measuring(&mut self, now: u64) {
-        (self.ramped, self.began, self.sampled) = (true, now, now);
-        self.over = now.saturating_add(self.runtime_ns);
-    }
-
-    fn sample_if_due(&mut self, stats: &mut WorkerStats, now: u64, used: PerDirection<bool>) {
-        if now - self.sampled >= SAMPLE_NS {
-            self.sample(stats, now, used);
-        }
-    }
-
-    fn sample(&mut self, stats: &mut WorkerStats, now: u64, used: PerDirection<bool>) {
-        // A rest shorter than half an interval would be a sample of noise.
-        if now - self.sampled >= SAMPLE_NS / 2 || self.sampled == self.began {
-            stats.sample(Duration::from_nanos(now - self.sampled), used);
-            self.sampled = now;
-        }
-    }
-
-    fn is_over(&self, now: u64) -> bool {
-        now >= self.over
-    }
-
-    /// Closes the last sample; returns how long was measured.
-    fn end(&mut self, stats: &mut WorkerStats, now: u64, used: PerDirection<bool>) -> u64 {
-        self.sample(stats, now, used);
-        now - self.began
-    }
-}
-
-fn queue_counters(counted: &Counters) -> QueueCounters {
-    QueueCounters {
-        polls: counted.polls,
-        idle_polls: counted.idle_polls,
-        completions: counted.completions,
-        submissions: counted.submissions,
-        sq_doorbells: counted.sq_doorbells,
-        cq_doorbells: counted.cq_doorbells,
-        queue_full: counted.queue_full,
-        splits: counted.splits,
-        bounces: 0,
+        let flush = Tag { batch: 5, direction: None, block: 0 };
+        assert_eq!(Tag::unpack(flush.pack()), flush);
     }
 }

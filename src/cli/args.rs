@@ -17,6 +17,7 @@ use super::failure::{EXIT_CODES, Failure};
 use super::usage;
 use crate::bench::option::{OptionSpec, options};
 use crate::bench::report::Format;
+use crate::bench::runner::Route;
 
 /// What was typed.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,6 +70,8 @@ pub(super) struct BenchArgs {
     pub(super) output: Option<PathBuf>,
     /// Whether there may be more workers than cores.
     pub(super) oversubscribe: bool,
+    /// Which way I/O takes.
+    pub(super) route: Route,
     /// Whether to say only what went wrong.
     pub(super) quiet: bool,
 }
@@ -155,7 +158,11 @@ fn bench() -> Command {
         .args([format, output])
         .arg(switch("oversubscribe", "allow more workers than cores"))
         .arg(switch("quiet", "no progress and no notes").short('q'))
-        .arg(switch("raw-queue", "drive the queues directly").hide(true))
+        .arg(switch("raw-queue", "past the direct-I/O pipeline, straight to the queues"))
+        .arg(
+            switch("merge", "let neighbouring I/Os of one batch share a command")
+                .conflicts_with("raw-queue"),
+        )
         .args(options().iter().map(flag))
 }
 
@@ -233,6 +240,7 @@ fn read_bench(given: &ArgMatches) -> BenchArgs {
         format: Format::from_name(&format).expect("only names of formats are possible"),
         output: one(given, "output"),
         oversubscribe: given.get_flag("oversubscribe"),
+        route: Route { raw_queue: given.get_flag("raw-queue"), merge: given.get_flag("merge") },
         quiet: given.get_flag("quiet"),
     }
 }

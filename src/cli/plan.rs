@@ -48,7 +48,12 @@ pub(super) fn decide(args: &BenchArgs) -> Result<Decision, Failure> {
     if let Some(job) = file.jobs.iter().find(|job| job.filename.is_empty()) {
         return wrong(format!("job {:?} has no device: give an ADDRESS or filename=", job.name));
     }
-    let plan = Plan { jobs: file.jobs, global: file.global, oversubscribe: args.oversubscribe };
+    let plan = Plan {
+        jobs: file.jobs,
+        global: file.global,
+        oversubscribe: args.oversubscribe,
+        route: args.route,
+    };
     Ok(Decision { plan, notes: file.notes.iter().map(ToString::to_string).collect() })
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Record<G> {
     pub(super) bytes: u64,
     /// Submission counts up, completion counts down: commands that are out or being assembled.
     pub(super) inflight: u32,
+    /// Submission only: whether it has had a command.
+    pub(super) started: Started,
     /// Submission only: whether commands are still to come.
     pub(super) walking: bool,
     /// Constant: whether the memory's bytes go through bounce buffers.
@@ -39,12 +41,31 @@ pub(super) struct Record<G> {
     pub(super) flush_owed: bool,
 }
 
+/// How many commands a request has had, as far as anybody asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Started {
+    Nothing,
+    One,
+    Several,
+}
+
+impl Started {
+    /// Counts a command; says whether it is the second one.
+    pub(super) fn count(&mut self) -> bool {
+        let next = if *self == Self::Nothing { Self::One } else { Self::Several };
+        let is_second = *self == Self::One;
+        *self = next;
+        is_second
+    }
+}
+
 impl<G> Record<G> {
     fn idle() -> Self {
         Self {
             tag: 0,
             bytes: 0,
             inflight: 0,
+            started: Started::Nothing,
             walking: false,
             bounced: false,
             action: Action::Flush,

@@ -157,6 +157,8 @@ pub struct Statistics {
     pub bytes_written: u64,
     /// Requests handed to the queue.
     pub commands: u64,
+    /// Requests that became more than one command.
+    pub splits: u64,
     /// Requests that joined the command of another one.
     pub merges: u64,
     /// Requests whose memory was bounced.
@@ -187,6 +189,7 @@ impl Statistics {
             bytes_read: self.bytes_read - earlier.bytes_read,
             bytes_written: self.bytes_written - earlier.bytes_written,
             commands: self.commands - earlier.commands,
+            splits: self.splits - earlier.splits,
             merges: self.merges - earlier.merges,
             bounces: self.bounces - earlier.bounces,
             bytes_bounced: self.bytes_bounced - earlier.bytes_bounced,

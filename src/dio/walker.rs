@@ -7,7 +7,7 @@ use super::command::Assembly;
 use super::cursor::Cursor;
 use super::memory::Memory;
 use super::pipeline::{MemoryPolicy, OpenError, Options};
-use super::record::{Hold, Records, Zeroes};
+use super::record::{Hold, Records, Started, Zeroes};
 use super::request::{Action, Done, Io, Statistics};
 use super::shape::Shape;
 use crate::block::{
@@ -156,6 +156,7 @@ impl<M: MapBlocks> Walker<M> {
         record.offset = offset;
         record.bounced = bounced;
         record.walking = true;
+        record.started = Started::Nothing;
         record.flush_owed = self.shape.flush_after && is_durable(action);
         let hold = &mut self.holds[usize::from(index)];
         if bounced {

@@ -128,7 +128,7 @@ fn cpu(job: &JobResult, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn polled_path(queue: &QueueCounters, out: &mut dyn Write) -> io::Result<()> {
-    let QueueCounters { polls, queue_full, splits, bounces, .. } = *queue;
+    let QueueCounters { polls, queue_full, splits, merges, bounces, .. } = *queue;
     let (per_poll, idle) = (queue.completions_per_poll(), queue.idle_percent());
     let (sq, cq) = (queue.sq_doorbells_per_io(), queue.cq_doorbells_per_io());
     writeln!(
@@ -136,7 +136,10 @@ fn polled_path(queue: &QueueCounters, out: &mut dyn Write) -> io::Result<()> {
         "  polled path: polls {polls} ({idle:.0} % idle), {per_poll:.1} completions per poll"
     )?;
     writeln!(out, "               {sq:.3} SQ and {cq:.3} CQ doorbells per I/O")?;
-    writeln!(out, "               queue full {queue_full}, splits {splits}, bounces {bounces}")
+    writeln!(
+        out,
+        "               queue full {queue_full}, splits {splits}, merges {merges}, bounces {bounces}"
+    )
 }
 
 fn errors(job: &JobResult, out: &mut dyn Write) -> io::Result<()> {

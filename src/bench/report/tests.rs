@@ -58,6 +58,7 @@ fn sample_stats() -> WorkerStats {
         cq_doorbells: 48,
         queue_full: 1,
         splits: 0,
+        merges: 0,
         bounces: 0,
     };
     stats
