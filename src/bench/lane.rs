@@ -4,7 +4,7 @@
 //! other, is what the pipeline costs.
 #![forbid(unsafe_code)]
 
-use super::job::{Direction, Job};
+use super::job::Job;
 use super::result::QueueCounters;
 use super::worker::WorkerError;
 use crate::block::{
@@ -37,17 +37,6 @@ pub(super) enum Lane {
 pub(super) struct Counted {
     queue: Counters,
     pipeline: Statistics,
-}
-
-/// What an I/O asks for. A flush has no direction.
-#[derive(Debug)]
-pub(super) struct Ask {
-    pub(super) direction: Option<Direction>,
-    pub(super) offset: u64,
-    pub(super) len: u64,
-    /// Memory of a read or write.
-    pub(super) buffer: Option<DmaBuf>,
-    pub(super) tag: u64,
 }
 
 /// An I/O that came back.
@@ -86,12 +75,59 @@ impl Lane {
         Ok(Self::Pipeline { handle, depth: job.iodepth as usize })
     }
 
-    /// Takes an I/O, without telling the device yet.
-    #[inline]
-    pub(super) fn submit(&mut self, ask: Ask) -> Result<(), Turned> {
+    /// Takes a read or a write of all of `buffer`, without telling the device yet.
+    #[inline(always)]
+    pub(super) fn transfer(
+        &mut self,
+        write: bool,
+        offset: u64,
+        buffer: DmaBuf,
+        tag: u64,
+    ) -> Result<(), Turned> {
         match self {
-            Self::Raw { queue, lba_size } => submit_raw(&mut **queue, *lba_size, ask),
-            Self::Pipeline { handle, .. } => submit_pipeline(handle, ask),
+            Self::Raw { queue, lba_size } => {
+                let (lba, payload) = (Lba(offset >> lba_size.shift()), Payload::One(buffer));
+                let operation = if write {
+                    Operation::Write { lba, payload, fua: false }
+                } else {
+                    Operation::Read { lba, payload }
+                };
+                queue.submit(Request::new(operation, tag)).map_err(turned_raw)
+            }
+            Self::Pipeline { handle, .. } => {
+                let action = if write { Action::Write { durable: false } } else { Action::Read };
+                let (file, memory) = (FileId(0), Memory::One(buffer));
+                let io = Io { file, offset, action, memory, excess: 0, tag };
+                handle.submit(io).map_err(turned_pipeline)
+            }
+        }
+    }
+
+    /// Takes a request to give blocks back.
+    pub(super) fn deallocate(&mut self, offset: u64, len: u64, tag: u64) -> Result<(), Turned> {
+        match self {
+            Self::Raw { queue, lba_size } => {
+                let (lba, blocks) = (offset >> lba_size.shift(), len >> lba_size.shift());
+                let (lba, blocks) = (Lba(lba), BlockCount(blocks));
+                let request = Request::new(Operation::Deallocate { lba, blocks }, tag);
+                queue.submit(request).map_err(turned_raw)
+            }
+            Self::Pipeline { handle, .. } => {
+                let io = Io::bare(offset, Action::Deallocate { len }, tag);
+                handle.submit(io).map_err(turned_pipeline)
+            }
+        }
+    }
+
+    /// Takes a flush.
+    pub(super) fn flush(&mut self, tag: u64) -> Result<(), Turned> {
+        match self {
+            Self::Raw { queue, .. } => {
+                queue.submit(Request::new(Operation::Flush, tag)).map_err(turned_raw)
+            }
+            Self::Pipeline { handle, .. } => {
+                handle.submit(Io::bare(0, Action::Flush, tag)).map_err(turned_pipeline)
+            }
         }
     }
 
@@ -104,7 +140,7 @@ impl Lane {
     }
 
     /// Hands at most `most` I/Os that came back to `sink`, and returns how many.
-    #[inline]
+    #[inline(always)]
     pub(super) fn poll(&mut self, most: usize, mut sink: impl FnMut(Answer)) -> usize {
         match self {
             Self::Raw { queue, lba_size } => {
@@ -170,67 +206,30 @@ fn commands(bytes: u64, transfer: ByteLen) -> u32 {
     u32::try_from(bytes.div_ceil(transfer.0.max(1)).max(1)).unwrap_or(u32::MAX)
 }
 
-#[inline]
-fn submit_raw(queue: &mut dyn IoQueue, lba_size: LbaSize, ask: Ask) -> Result<(), Turned> {
-    let lba = Lba(ask.offset >> lba_size.shift());
-    let operation = match (ask.direction, ask.buffer) {
-        (Some(Direction::Read), Some(buffer)) => {
-            Operation::Read { lba, payload: Payload::One(buffer) }
-        }
-        (Some(Direction::Write), Some(buffer)) => {
-            Operation::Write { lba, payload: Payload::One(buffer), fua: false }
-        }
-        (Some(_), _) => {
-            Operation::Deallocate { lba, blocks: BlockCount(ask.len >> lba_size.shift()) }
-        }
-        (None, _) => Operation::Flush,
-    };
-    queue.submit(Request::new(operation, ask.tag)).map_err(turned_raw)
-}
-
 #[cold]
 fn turned_raw(rejected: Rejected) -> Turned {
     let (request, error) = match rejected {
         Rejected::QueueFull(request) => (request, None),
         Rejected::Invalid(request, error) => (request, Some(error)),
     };
-    Turned { buffer: buffer_of(request.operation).0, error }
+    let buffer = request.into_payload().and_then(|payload| payload.into_one().ok());
+    Turned { buffer, error }
 }
 
-#[inline]
+#[inline(always)]
 fn answer_raw(completion: Completion, lba_size: LbaSize) -> Answer {
     let Completion { request: Request { operation, tag }, result } = completion;
-    let (buffer, blocks) = buffer_of(operation);
-    let bytes = match &buffer {
-        Some(buffer) => buffer.len() as u64,
-        None => blocks.0 << lba_size.shift(),
-    };
-    Answer { tag, buffer, bytes, result }
-}
-
-#[inline]
-fn buffer_of(operation: Operation) -> (Option<DmaBuf>, BlockCount) {
     match operation {
-        Operation::Read { payload, .. } | Operation::Write { payload, .. } => {
-            (payload.into_one().ok(), BlockCount(0))
+        Operation::Read { payload: Payload::One(buffer), .. }
+        | Operation::Write { payload: Payload::One(buffer), .. } => {
+            let bytes = buffer.len() as u64;
+            Answer { tag, buffer: Some(buffer), bytes, result }
         }
-        Operation::Deallocate { blocks, .. } => (None, blocks),
-        _ => (None, BlockCount(0)),
+        Operation::Deallocate { blocks, .. } => {
+            Answer { tag, buffer: None, bytes: blocks.0 << lba_size.shift(), result }
+        }
+        _ => Answer { tag, buffer: None, bytes: 0, result },
     }
-}
-
-#[inline]
-fn submit_pipeline(handle: &mut Handle<Identity>, ask: Ask) -> Result<(), Turned> {
-    let Ask { direction, offset, len, buffer, tag } = ask;
-    let action = match direction {
-        Some(Direction::Read) => Action::Read,
-        Some(Direction::Write) => Action::Write { durable: false },
-        Some(Direction::Trim) => Action::Deallocate { len },
-        None => Action::Flush,
-    };
-    let memory = buffer.map_or(Memory::Nothing, Memory::One);
-    let io = Io { file: FileId(0), offset, action, memory, excess: 0, tag };
-    handle.submit(io).map_err(turned_pipeline)
 }
 
 #[cold]

@@ -17,7 +17,7 @@ use super::batch::Batches;
 use super::buffers::Buffers;
 use super::clock::Clock;
 use super::job::{Direction, Job, PerDirection, Region, Verify};
-use super::lane::{Answer, Ask, Counted, Lane, Route, Turned};
+use super::lane::{Answer, Counted, Lane, Route, Turned};
 use super::pace::Pace;
 use super::pattern;
 use super::result::JobResult;
@@ -25,7 +25,7 @@ use super::stats::WorkerStats;
 use super::usage::Usage;
 use super::workload::{Generator, Io, ReadBack};
 use crate::block::{BlockError, ErrorKind};
-use crate::dma::{DmaBuf, DmaError};
+use crate::dma::DmaError;
 use crate::units::LbaSize;
 use crate::volume::{OpenError, Volume};
 
@@ -377,15 +377,23 @@ impl<'a> Worker<'a> {
             return self.submit_flush(batch);
         }
         let Some(io) = self.next_io(None) else { return false };
-        let Some(buffer) = self.memory(io) else {
-            self.hold(io);
-            return false;
+        let (offset, block) = (io.offset, io.offset >> self.lba_size.shift());
+        let tag = Tag { batch, direction: Some(io.direction), block }.pack();
+        let taken = if io.direction == Direction::Trim {
+            self.lane.deallocate(offset, u64::from(io.len), tag)
+        } else {
+            let Some(mut buffer) = self.buffers.take(io) else {
+                self.hold(io);
+                return false;
+            };
+            let write = io.direction == Direction::Write;
+            if write && self.job.verify == Verify::Crc32c {
+                let block = self.lba_size.bytes() as usize;
+                pattern::fill(&mut buffer, offset, block, self.stamp);
+            }
+            self.lane.transfer(write, offset, buffer, tag)
         };
-        let (offset, len) = (io.offset, u64::from(io.len));
-        let tag =
-            Tag { batch, direction: Some(io.direction), block: offset >> self.lba_size.shift() };
-        let direction = Some(io.direction);
-        match self.lane.submit(Ask { direction, offset, len, buffer, tag: tag.pack() }) {
+        match taken {
             Ok(()) => {
                 if io.direction == Direction::Write {
                     self.writes_since_flush += 1;
@@ -416,8 +424,7 @@ impl<'a> Worker<'a> {
     #[cold]
     fn submit_flush(&mut self, batch: u32) -> bool {
         let tag = Tag { batch, direction: None, block: 0 }.pack();
-        let ask = Ask { direction: None, offset: 0, len: 0, buffer: None, tag };
-        let taken = self.lane.submit(ask).is_ok();
+        let taken = self.lane.flush(tag).is_ok();
         if taken {
             self.writes_since_flush = 0;
         }
@@ -457,24 +464,6 @@ impl<'a> Worker<'a> {
     fn is_exhausted(&self) -> bool {
         let done = self.goal.bytes == 0 || self.goal.ios == 0;
         self.errors.fatal || (done && self.held.is_none())
-    }
-
-    /// Takes the memory of an I/O, with its data; `None` when no buffer is left.
-    #[inline]
-    #[expect(clippy::option_option, reason = "no buffer is needed, or none is left")]
-    fn memory(&mut self, io: Io) -> Option<Option<DmaBuf>> {
-        match io.direction {
-            Direction::Read => self.buffers.take(io).map(Some),
-            Direction::Write => {
-                let mut buffer = self.buffers.take(io)?;
-                if self.job.verify == Verify::Crc32c {
-                    let block = self.lba_size.bytes() as usize;
-                    pattern::fill(&mut buffer, io.offset, block, self.stamp);
-                }
-                Some(Some(buffer))
-            }
-            Direction::Trim => Some(None),
-        }
     }
 
     /// Polls once and records what came back; returns how many requests.
@@ -602,7 +591,7 @@ enum Checked {
 }
 
 impl Desk<'_> {
-    #[inline]
+    #[inline(always)]
     fn receive(&mut self, answer: Answer) {
         let Answer { tag, buffer, bytes, result } = answer;
         let Tag { batch, direction, block } = Tag::unpack(tag);

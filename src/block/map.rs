@@ -90,6 +90,13 @@ pub trait MapBlocks {
         BlockCount(1)
     }
 
+    /// Returns a guard that holds nothing, where every guard of this map holds nothing: then callers need not
+    /// keep one for each request.
+    #[inline]
+    fn blank_guard(&self) -> Option<Self::Guard> {
+        None
+    }
+
     /// Begins a request; `None` means not yet: something in its way is in flight, ask again after a poll.
     ///
     /// # Errors
@@ -144,6 +151,11 @@ impl Identity {
 
 impl MapBlocks for Identity {
     type Guard = ();
+
+    #[inline]
+    fn blank_guard(&self) -> Option<()> {
+        Some(())
+    }
 
     #[inline]
     fn begin(&self, reach: &Reach) -> Result<Option<Begun<()>>, BlockError> {

@@ -75,8 +75,10 @@ pub enum OpenError {
     Memory(#[from] DmaError),
 }
 
-/// Marks the tag of a command that is a whole, plain request.
+/// Marks the tag of a command that is a whole, plain request. Its record follows, or, with the second mark,
+/// the caller's own tag: a request that holds nothing of the map needs no record.
 pub(super) const DIRECT: u64 = 1 << 63;
+pub(super) const UNRECORDED: u64 = 1 << 62;
 
 /// The direct-I/O pipeline of one core, over one queue and one map.
 pub struct Pipeline<M: MapBlocks> {
@@ -124,9 +126,50 @@ impl<M: MapBlocks> Pipeline<M> {
     /// never be carried out. Whatever goes wrong later comes with its completion.
     #[inline]
     pub fn submit(&mut self, io: Io) -> Result<(), Refused> {
-        match self.walker.shape.plain(&io) {
-            Some(plain) if !self.walker.merge => self.submit_plain(io, &plain),
-            _ => self.submit_any(io),
+        // Written so that a plain request's buffer moves once, from here into the queue's request: whatever takes
+        // the whole request by value copies it, and is kept out of the way.
+        let walker = &mut self.walker;
+        let Some(Plain { at, blocks }) = walker.shape.plain(&io) else {
+            return self.submit_any(io);
+        };
+        if walker.is_full() || walker.merge {
+            return self.submit_any(io);
+        }
+        let reach = reach_of(&io);
+        let Begun { mut guard, size } = match walker.map.begin(&reach) {
+            Ok(Some(begun)) => begun,
+            other => return self.submit_late(io, other),
+        };
+        let ends_early =
+            reach.intent == Intent::Read && size.saturating_sub(reach.offset) < reach.len;
+        if ends_early {
+            return self.submit_begun(io, Begun { guard, size }, None);
+        }
+        let lba = match walker.map.map(&mut guard, FileBlock(at), BlockCount(blocks)) {
+            Ok(Mapping::Mapped(Extent { lba, blocks: found, boundary: false, .. }))
+                if found.0 == blocks && walker.shape.is_one_command(lba.0, blocks) =>
+            {
+                lba
+            }
+            answer => {
+                walker.statistics.mappings += 1;
+                return self.submit_begun(io, Begun { guard, size }, Some(answer));
+            }
+        };
+        let tag = walker.direct_tag(io.tag, guard);
+        let Memory::One(buffer) = io.memory else { unreachable!("a plain request has one") };
+        let payload = Payload::One(buffer);
+        let operation = match io.action {
+            Action::Write { durable } => Operation::Write { lba, payload, fua: durable },
+            _ => Operation::Read { lba, payload },
+        };
+        match self.queue.submit(Request::new(operation, tag)) {
+            Ok(()) => {
+                self.walker.direct += 1;
+                self.walker.under_way += 1;
+                Ok(())
+            }
+            Err(rejected) => Err(self.undo_plain(rejected, &reach)),
         }
     }
 
@@ -151,26 +194,29 @@ impl<M: MapBlocks> Pipeline<M> {
     /// Hands finished requests to `sink`, at most `max`, and returns how many. Requests that were waiting for
     /// room go on.
     #[inline]
-    pub fn poll(&mut self, max: usize, sink: &mut dyn FnMut(Done)) -> usize {
-        let mut delivered = self.deliver(max, sink);
+    pub fn poll(&mut self, max: usize, sink: &mut impl FnMut(Done)) -> usize {
         let Self { queue, walker, .. } = self;
-        let most = max - delivered;
-        if most > 0 {
-            queue.poll(most, &mut |completion| {
-                delivered += walker.complete(completion, max - delivered, sink);
-            });
+        let mut left = max;
+        if !walker.ready.is_empty() {
+            left -= walker.deliver(left, sink);
         }
+        if left > 0 {
+            queue.poll(left, &mut |completion| left -= walker.complete(completion, left, sink));
+        }
+        walker.under_way -= max - left;
         if !self.walker.is_idle() || !self.parked.is_empty() {
             self.go_on();
-            delivered += self.deliver(max - delivered, sink);
+            let more = self.walker.deliver(left, sink);
+            self.walker.under_way -= more;
+            left -= more;
         }
-        delivered
+        max - left
     }
 
     /// Returns the number of requests that were taken and have not come back.
     #[inline]
     pub fn inflight(&self) -> usize {
-        self.walker.records.busy() + self.walker.ready.len() + self.parked.len()
+        self.walker.under_way
     }
 
     /// Returns the most requests that may be under way.
@@ -185,7 +231,15 @@ impl<M: MapBlocks> Pipeline<M> {
 
     /// Returns what the pipeline has counted.
     pub fn statistics(&self) -> Statistics {
-        self.walker.statistics
+        let Walker { direct, statistics, .. } = &self.walker;
+        // A plain request is one of each.
+        Statistics {
+            requests: statistics.requests + direct,
+            direct: *direct,
+            commands: statistics.commands + direct,
+            mappings: statistics.mappings + direct,
+            ..*statistics
+        }
     }
 
     /// Returns what its queue has counted.
@@ -193,65 +247,18 @@ impl<M: MapBlocks> Pipeline<M> {
         self.queue.counters()
     }
 
-    #[inline(always)]
-    fn submit_plain(&mut self, io: Io, plain: &Plain) -> Result<(), Refused> {
-        let (at, blocks) = (FileBlock(plain.at), BlockCount(plain.blocks));
-        let walker = &mut self.walker;
-        if self.parked.len() + walker.ready.len() >= walker.records.free() {
-            return Err(self.turn_away(io));
-        }
-        let reach = reach_of(&io);
-        let Begun { mut guard, size } = match walker.map.begin(&reach) {
-            Ok(Some(begun)) => begun,
-            other => return self.submit_late(io, other),
-        };
-        if reach.intent == Intent::Read && size.saturating_sub(reach.offset) < reach.len {
-            return self.submit_begun(io, Begun { guard, size }, None);
-        }
-        walker.statistics.mappings += 1;
-        match walker.map.map(&mut guard, at, blocks) {
-            Ok(Mapping::Mapped(Extent { lba, blocks: found, boundary: false, .. }))
-                if found == blocks && walker.shape.is_one_command(lba.0, blocks.0) =>
-            {
-                let Io { action, memory, tag, offset, .. } = io;
-                let Memory::One(buffer) = memory else { unreachable!("a plain request has one") };
-                let payload = Payload::One(buffer);
-                let operation = match action {
-                    Action::Read => Operation::Read { lba, payload },
-                    Action::Write { durable } => Operation::Write { lba, payload, fua: durable },
-                    _ => unreachable!("a plain request reads or writes"),
-                };
-                let index = walker.records.take().expect("there is a free one");
-                let record = walker.records.get_mut(index);
-                record.tag = tag;
-                record.bytes = reach.len;
-                record.guard = Some(guard);
-                record.action = action;
-                record.offset = offset;
-                match self.queue.submit(Request::new(operation, DIRECT | u64::from(index))) {
-                    Ok(()) => {
-                        self.walker.statistics.requests += 1;
-                        self.walker.statistics.direct += 1;
-                        self.walker.statistics.commands += 1;
-                        Ok(())
-                    }
-                    Err(rejected) => Err(self.undo_plain(index, rejected, &reach)),
-                }
-            }
-            answer => self.submit_begun(io, Begun { guard, size }, Some(answer)),
-        }
-    }
-
     /// Takes back a plain request that the queue had no room for, or would not have.
     #[cold]
-    fn undo_plain(&mut self, index: u16, rejected: Rejected, reach: &Reach) -> Refused {
-        let record = self.walker.records.get_mut(index);
-        record.guard = None;
-        let (tag, action) = (record.tag, record.action);
-        self.walker.records.give_back(index);
+    fn undo_plain(&mut self, rejected: Rejected, reach: &Reach) -> Refused {
         let (request, error) = match rejected {
             Rejected::QueueFull(request) => (request, None),
             Rejected::Invalid(request, error) => (request, Some(error)),
+        };
+        let (tag, guard) = self.walker.direct_end(request.tag);
+        drop(guard);
+        let action = match request.operation {
+            Operation::Write { fua, .. } => Action::Write { durable: fua },
+            _ => Action::Read,
         };
         let memory = match request.into_payload() {
             Some(Payload::One(buffer)) => Memory::One(buffer),
@@ -277,7 +284,7 @@ impl<M: MapBlocks> Pipeline<M> {
         if let Err(error) = self.walker.check(&io) {
             return Err(Refused::Invalid(io, error));
         }
-        if self.parked.len() + self.walker.ready.len() >= self.walker.records.free() {
+        if self.walker.is_full() {
             return Err(self.turn_away(io));
         }
         if io.action != Action::Flush && !io.is_empty() {
@@ -287,7 +294,7 @@ impl<M: MapBlocks> Pipeline<M> {
                 other => self.submit_late(io, other),
             };
         }
-        self.walker.statistics.requests += 1;
+        self.walker.count_in();
         if io.action == Action::Flush {
             self.walker.admit_flush(io.tag);
             self.walker.go_on(&mut *self.queue);
@@ -308,7 +315,7 @@ impl<M: MapBlocks> Pipeline<M> {
     ) -> Result<(), Refused> {
         match begun {
             Ok(_) => {
-                self.walker.statistics.requests += 1;
+                self.walker.count_in();
                 self.walker.statistics.waits += 1;
                 self.parked.push_back((io, Instant::now()));
                 Ok(())
@@ -325,7 +332,7 @@ impl<M: MapBlocks> Pipeline<M> {
         begun: Begun<M::Guard>,
         answer: Option<Result<Mapping, BlockError>>,
     ) -> Result<(), Refused> {
-        self.walker.statistics.requests += 1;
+        self.walker.count_in();
         self.walker.admit(&mut *self.queue, io, begun, answer);
         Ok(())
     }
@@ -349,18 +356,6 @@ impl<M: MapBlocks> Pipeline<M> {
         self.walker.go_on(&mut *self.queue);
         self.walker.send_open(&mut *self.queue);
         self.queue.ring();
-    }
-
-    /// Hands over what is finished already.
-    #[inline]
-    fn deliver(&mut self, max: usize, sink: &mut dyn FnMut(Done)) -> usize {
-        let mut delivered = 0;
-        while delivered < max {
-            let Some(done) = self.walker.ready.pop_front() else { break };
-            sink(done);
-            delivered += 1;
-        }
-        delivered
     }
 }
 

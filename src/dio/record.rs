@@ -115,21 +115,9 @@ impl<G> Records<G> {
         }
     }
 
-    /// Returns how many requests are under way.
-    #[inline]
-    pub(super) fn busy(&self) -> usize {
-        self.table.len() - self.free.len()
-    }
-
     /// Returns how many requests there can be.
     pub(super) fn capacity(&self) -> usize {
         self.table.len()
-    }
-
-    /// Returns how many records are free.
-    #[inline]
-    pub(super) fn free(&self) -> usize {
-        self.free.len()
     }
 
     /// Takes a free record.

@@ -42,12 +42,12 @@ impl<M: MapBlocks> Walker<M> {
         }
         let (shift, rules) = (self.shape.lba_size.shift(), self.shape.rules);
         self.open = Some(Assembly::new(kind, lba, shift, rules, record, stream));
-        self.count_in(record);
+        self.count_command(record);
         Ok(())
     }
 
     /// Counts a command of a request.
-    fn count_in(&mut self, index: u16) {
+    fn count_command(&mut self, index: u16) {
         let record = self.records.get_mut(index);
         record.inflight += 1;
         self.statistics.splits += u64::from(record.started.count());
@@ -179,7 +179,7 @@ impl<M: MapBlocks> Walker<M> {
         let tag = self.tag(cursor.record, cursor.stream);
         match self.try_submit(queue, Request::new(operation, tag)) {
             Ok(()) => {
-                self.count_in(cursor.record);
+                self.count_command(cursor.record);
                 self.statistics.bytes_bounced += blocks << shift;
                 self.reap_if_due(queue);
                 Ok(blocks)

@@ -3,7 +3,7 @@
 
 use super::cursor::Cursor;
 use super::memory::Memory;
-use super::pipeline::DIRECT;
+use super::pipeline::{DIRECT, UNRECORDED};
 use super::request::{Action, Done, Io};
 use super::send::{MERGED, STREAM_BITS};
 use super::walker::Walker;
@@ -11,18 +11,24 @@ use crate::block::{BlockError, Completion, MapBlocks, Operation, Payload, Reques
 
 impl<M: MapBlocks> Walker<M> {
     /// Takes a command back: hands what it finishes to `sink`, at most `max`, and returns how many.
-    #[inline]
+    #[inline(always)]
     pub(super) fn complete(
         &mut self,
         completion: Completion,
         max: usize,
-        sink: &mut dyn FnMut(Done),
+        sink: &mut impl FnMut(Done),
     ) -> usize {
-        if completion.request.tag & DIRECT != 0 && max > 0 {
-            sink(self.complete_plain(completion));
+        let Completion { request: Request { operation, tag }, result } = completion;
+        if tag & DIRECT != 0 && max > 0 {
+            sink(self.complete_plain(operation, tag, result));
             return 1;
         }
-        self.take_in(completion);
+        self.take_in(Completion { request: Request { operation, tag }, result });
+        self.deliver(max, sink)
+    }
+
+    /// Hands over what is finished already, at most `max`.
+    pub(super) fn deliver(&mut self, max: usize, sink: &mut impl FnMut(Done)) -> usize {
         let mut delivered = 0;
         while delivered < max {
             let Some(done) = self.ready.pop_front() else { break };
@@ -32,23 +38,51 @@ impl<M: MapBlocks> Walker<M> {
         delivered
     }
 
+    /// Returns the tag of a plain request's command, and keeps what will be asked for with it.
     #[inline(always)]
-    fn complete_plain(&mut self, completion: Completion) -> Done {
-        let Completion { request: Request { operation, tag }, result } = completion;
+    pub(super) fn direct_tag(&mut self, tag: u64, guard: M::Guard) -> u64 {
+        if self.map.blank_guard().is_some() && tag < UNRECORDED {
+            return DIRECT | UNRECORDED | tag;
+        }
+        let index = self.records.take().expect("there is one for every request");
+        let record = self.records.get_mut(index);
+        record.tag = tag;
+        record.guard = Some(guard);
+        DIRECT | u64::from(index)
+    }
+
+    /// Returns the caller's tag and the guard of a plain request whose command is back.
+    #[inline(always)]
+    pub(super) fn direct_end(&mut self, tag: u64) -> (u64, Option<M::Guard>) {
+        if tag & UNRECORDED != 0 {
+            return (tag & (UNRECORDED - 1), self.map.blank_guard());
+        }
         let index = tag as u16;
         let record = self.records.get_mut(index);
-        let (tag, bytes, guard) = (record.tag, record.bytes, record.guard.take());
+        let kept = (record.tag, record.guard.take());
         self.records.give_back(index);
+        kept
+    }
+
+    #[inline(always)]
+    fn complete_plain(
+        &mut self,
+        operation: Operation,
+        tag: u64,
+        result: Result<(), BlockError>,
+    ) -> Done {
+        let (tag, guard) = self.direct_end(tag);
         let (payload, moved) = match operation {
             Operation::Read { payload, .. } => (payload, &mut self.statistics.bytes_read),
             Operation::Write { payload, .. } => (payload, &mut self.statistics.bytes_written),
             _ => unreachable!("a plain request reads or writes"),
         };
         let Payload::One(buffer) = payload else { unreachable!("and has one buffer") };
+        let bytes = buffer.len() as u64;
         let memory = Memory::One(buffer);
-        if let Err(error) = result {
+        if result.is_err() {
             // The guard goes here: what the map made for the request goes back.
-            return Done { tag, memory, bytes: 0, result: Err(error) };
+            return Done { tag, memory, bytes: 0, result };
         }
         *moved += bytes;
         let guard = guard.expect("a request under way has its guard");
@@ -64,9 +98,11 @@ impl<M: MapBlocks> Walker<M> {
     }
 
     /// Takes in a command; what it finishes is ready.
+    #[inline(never)]
     pub(super) fn take_in(&mut self, completion: Completion) {
         if completion.request.tag & DIRECT != 0 {
-            let done = self.complete_plain(completion);
+            let Completion { request: Request { operation, tag }, result } = completion;
+            let done = self.complete_plain(operation, tag, result);
             self.ready.push_back(done);
         } else {
             self.complete_part(completion);

@@ -32,6 +32,10 @@ pub(super) struct Walker<M: MapBlocks> {
     pub(super) map: M,
     pub(super) shape: Shape,
     pub(super) merge: bool,
+    /// Requests that were taken and not handed over yet.
+    pub(super) under_way: usize,
+    /// Plain requests that were taken, which the statistics leave out.
+    pub(super) direct: u64,
     pub(super) statistics: Statistics,
     /// Requests that are finished and were not handed over yet.
     pub(super) ready: VecDeque<Done>,
@@ -81,6 +85,8 @@ impl<M: MapBlocks> Walker<M> {
             records: Records::new(count),
             map,
             merge: options.merge,
+            under_way: 0,
+            direct: 0,
             statistics: Statistics::default(),
             ready: VecDeque::with_capacity(requests),
             holds: (0..requests).map(|_| Hold::new()).collect(),
@@ -98,6 +104,18 @@ impl<M: MapBlocks> Walker<M> {
             scratch: Vec::with_capacity(super::SEGMENTS_MAX),
             shape,
         })
+    }
+
+    /// Says whether as many requests are under way as may be. Each has at most one record.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.under_way >= self.records.capacity()
+    }
+
+    /// Counts a request that is not plain.
+    pub(super) fn count_in(&mut self) {
+        self.under_way += 1;
+        self.statistics.requests += 1;
     }
 
     /// Says whether no cursor waits and no command is under assembly.

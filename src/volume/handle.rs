@@ -116,8 +116,8 @@ impl<M: MapBlocks> Handle<M> {
     /// Hands finished requests to `sink`, at most `max`, and returns how many. Requests that were waiting for
     /// room, or for their turn at a block, go on.
     #[inline]
-    pub fn poll(&mut self, max: usize, sink: &mut dyn FnMut(Done)) -> usize {
-        let mut delivered = self.deliver(max, sink);
+    pub fn poll(&mut self, max: usize, sink: &mut impl FnMut(Done)) -> usize {
+        let mut delivered = if self.ready.is_empty() { 0 } else { self.deliver(max, sink) };
         let Self { pipeline, answers, .. } = self;
         let mut own = 0;
         let count = pipeline.poll(max - delivered, &mut |done| {
@@ -361,7 +361,7 @@ impl<M: MapBlocks> Handle<M> {
 
     /// Hands over what is finished already.
     #[inline]
-    fn deliver(&mut self, max: usize, sink: &mut dyn FnMut(Done)) -> usize {
+    fn deliver(&mut self, max: usize, sink: &mut impl FnMut(Done)) -> usize {
         let mut delivered = 0;
         while delivered < max {
             let Some(done) = self.ready.pop_front() else { break };
