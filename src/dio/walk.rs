@@ -129,9 +129,9 @@ impl<M: MapBlocks> Walker<M> {
         let guard = record.guard.as_mut().expect("a request under way has its guard");
         self.statistics.mappings += 1;
         let answer = self.map.map(guard, FileBlock(at), asked);
-        match answer.and_then(|found| self.believe(FileBlock(at), asked, found)) {
+        let write = is_write(self.records.get(cursor.record).action);
+        match answer.and_then(|found| self.believe(FileBlock(at), asked, write, found)) {
             Ok(mapping) => {
-                let write = is_write(self.records.get(cursor.record).action);
                 match mapping {
                     Mapping::Mapped(Extent { lba, new: true, .. }) if write && skip > 0 => {
                         let (lba, blocks) = (lba.0, skip);
@@ -139,13 +139,7 @@ impl<M: MapBlocks> Walker<M> {
                     }
                     _ => {}
                 }
-                if write && matches!(mapping, Mapping::Hole(_)) {
-                    let problem = "a write was told of a hole";
-                    let error = distrust(FileBlock(at), asked, mapping, problem);
-                    record_stop(&mut self.records, cursor.record, cursor.stream, error);
-                } else {
-                    cursor.take(mapping, skip);
-                }
+                cursor.take(mapping, skip);
             }
             Err(error) => record_stop(&mut self.records, cursor.record, cursor.stream, error),
         }
@@ -157,6 +151,7 @@ impl<M: MapBlocks> Walker<M> {
         &self,
         at: FileBlock,
         asked: BlockCount,
+        write: bool,
         mapping: Mapping,
     ) -> Result<Mapping, BlockError> {
         let (lba, blocks) = match mapping {
@@ -173,6 +168,8 @@ impl<M: MapBlocks> Walker<M> {
             "it ends inside an allocation unit"
         } else if !is_hole && !inside {
             "it does not lie within the device"
+        } else if is_hole && write {
+            "a write was told of a hole"
         } else {
             return Ok(mapping);
         };

@@ -10,6 +10,7 @@ use super::pipeline::{MemoryPolicy, OpenError, Options};
 use super::record::{Hold, Records, Started, Zeroes};
 use super::request::{Action, Done, Io, Statistics};
 use super::shape::Shape;
+use super::walk::is_write;
 use crate::block::{
     Begun, BlockDevice, BlockError, Cause, IoQueue, MapBlocks, Mapping, UNIT_BLOCKS_MAX,
 };
@@ -189,7 +190,8 @@ impl<M: MapBlocks> Walker<M> {
         if let Some(answer) = answer {
             // The map has been asked for a request that starts and ends at units.
             let asked = BlockCount(end - at);
-            match answer.and_then(|found| self.believe(FileBlock(at), asked, found)) {
+            let write = is_write(action);
+            match answer.and_then(|found| self.believe(FileBlock(at), asked, write, found)) {
                 Ok(mapping) => cursor.take(mapping, 0),
                 Err(error) => record_stop(&mut self.records, index, 0, error),
             }
