@@ -81,6 +81,7 @@ impl Shape {
         let at = offset >> self.lba_size.shift();
         let plain = (offset | len) & odd == 0
             && blocks.wrapping_sub(1) < self.transfer_max
+            && offset.checked_add(len).is_some()
             && buffer.iova().0 & (u64::from(self.rules.alignment) - 1) == 0
             && buffer.access() as u8 & needed as u8 != 0
             && io.excess == 0;
