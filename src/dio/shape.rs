@@ -32,6 +32,15 @@ pub(super) struct Plain {
     pub(super) blocks: u64,
 }
 
+/// Why a device does not reach memory where it lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum OutOfReach {
+    /// It is not mapped for any device.
+    Unregistered,
+    /// This segment of it can be described to none.
+    Segment(Run),
+}
+
 impl Shape {
     pub(super) fn new(geometry: &Geometry, unit: u64) -> Self {
         let lba_size = geometry.lba_size;
@@ -157,10 +166,11 @@ impl Shape {
         .into()
     }
 
-    /// Says whether every block of a vector can be described to the device where it lies; the error is why not.
+    /// Says whether every block of a vector can be described to the device where it lies, and if not, what is
+    /// in the way. That is no error yet: most pipelines bounce, and making one takes memory.
     ///
     /// That depends on no cut before the block, so one walk answers for every way to make commands of it.
-    pub(super) fn reaches(&self, vector: &IoVector) -> Result<(), BlockError> {
+    pub(super) fn reaches(&self, vector: &IoVector) -> Result<(), OutOfReach> {
         let block = self.block();
         let (mut index, mut skip) = (0, 0);
         while index < vector.slices.len() {
@@ -179,15 +189,20 @@ impl Shape {
             let whole = fit.bytes() - fit.bytes() % block;
             if whole == 0 {
                 let slice = vector.slices[next];
-                return Err(self.explain(direct_run(vector, slice, 0)?));
+                return Err(OutOfReach::Segment(direct_run(vector, slice, 0)?));
             }
             (index, skip) = forward(&vector.slices, (index, skip), whole);
         }
         Ok(())
     }
 
+    /// Makes the error of memory that the device does not reach.
     #[cold]
-    fn explain(&self, run: Run) -> BlockError {
+    pub(super) fn explain(&self, reason: OutOfReach) -> BlockError {
+        let OutOfReach::Segment(run) = reason else {
+            let what = "memory that is not registered with it (strict)";
+            return Cause::Unsupported { what: what.into() }.into();
+        };
         let alignment = u64::from(self.rules.alignment);
         if !run.iova.is_multiple_of(alignment) {
             return misaligned("memory address", run.iova, alignment);
@@ -205,16 +220,13 @@ fn offered(what: &'static str, offered: bool) -> Result<(), BlockError> {
 }
 
 /// Returns where a device sees a slice from byte `skip` on.
-fn direct_run(vector: &IoVector, slice: Slice, skip: u64) -> Result<Run, BlockError> {
+fn direct_run(vector: &IoVector, slice: Slice, skip: u64) -> Result<Run, OutOfReach> {
     match slice.source {
         Source::Dma(index) => {
             let start = vector.dma[usize::from(index)].iova().0 + u64::from(slice.offset);
             Ok(Run { iova: start + skip, len: u64::from(slice.len) - skip })
         }
-        Source::Plain(_) => {
-            let what = "memory that is not registered with it (strict)";
-            Err(Cause::Unsupported { what: what.into() }.into())
-        }
+        Source::Plain(_) => Err(OutOfReach::Unregistered),
     }
 }
 

@@ -130,7 +130,7 @@ impl<M: MapBlocks> Walker<M> {
         self.shape.check(io, &mut self.scratch)?;
         match &io.memory {
             Memory::Vector(vector) if self.policy == MemoryPolicy::Strict => {
-                self.shape.reaches(vector)
+                self.shape.reaches(vector).map_err(|reason| self.shape.explain(reason))
             }
             Memory::One(buffer) if self.policy == MemoryPolicy::Strict => {
                 let (value, alignment) = (buffer.iova().0, u64::from(self.shape.rules.alignment));
