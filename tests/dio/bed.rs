@@ -8,7 +8,7 @@ use udirect::block::{
     BlockDevice, IoQueue, MapBlocks, Operation, Placement, QueueOptions, Request, ScriptedMap,
     ScriptedOptions,
 };
-use udirect::dio::{Done, Io, Memory, Options, Pipeline, Refused};
+use udirect::dio::{Done, Io, IoVector, Memory, Options, Pipeline, Refused, Slice, Source};
 use udirect::dma::{Access, DmaBuf, Domain, DomainOptions, PagePolicy};
 use udirect::nvme::{self, Namespace};
 use udirect::soft::{
@@ -58,23 +58,43 @@ pub(crate) struct Seen {
     pub(crate) fua: bool,
 }
 
+/// Somebody who looks at something whenever a command is about to be executed.
+type Onlooker = Box<dyn Fn(Seen) + Send + Sync>;
+
 /// Writes down every I/O command, and fails those that were asked for.
 #[derive(Default)]
 pub(crate) struct Watcher {
     seen: Mutex<Vec<Seen>>,
-    /// Commands of this opcode that touch this block fail with this status.
-    fail: Mutex<Option<(NvmOpcode, u64, Status)>>,
+    /// Commands of such an opcode that touch such a block fail with such a status.
+    fail: Mutex<Vec<(NvmOpcode, u64, Status)>>,
     failed: AtomicU64,
+    onlooker: Mutex<Option<Onlooker>>,
 }
 
 impl Watcher {
-    /// Fails every command of an opcode that touches a block.
+    /// Fails every command of an opcode that touches a block, and no others.
     pub(crate) fn fail(&self, opcode: NvmOpcode, lba: u64, status: Status) {
-        *self.fail.lock().expect("sound") = Some((opcode, lba, status));
+        self.relent();
+        self.fail_also(opcode, lba, status);
+    }
+
+    /// Fails these too.
+    pub(crate) fn fail_also(&self, opcode: NvmOpcode, lba: u64, status: Status) {
+        self.fail.lock().expect("sound").push((opcode, lba, status));
     }
 
     pub(crate) fn relent(&self) {
-        *self.fail.lock().expect("sound") = None;
+        self.fail.lock().expect("sound").clear();
+    }
+
+    /// Returns how many commands were failed.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Lets somebody look at each command before it is executed.
+    pub(crate) fn look_on(&self, onlooker: impl Fn(Seen) + Send + Sync + 'static) {
+        *self.onlooker.lock().expect("sound") = Some(Box::new(onlooker));
     }
 
     pub(crate) fn take(&self) -> Vec<Seen> {
@@ -96,15 +116,17 @@ impl Interposer for Watcher {
     fn on_command(&self, context: &CommandContext<'_>) -> Verdict {
         let seen = seen(context.command);
         self.seen.lock().expect("sound").push(seen);
-        let verdict = *self.fail.lock().expect("sound");
-        match verdict {
-            Some((opcode, lba, status))
-                if opcode.0 == seen.opcode && (seen.lba..seen.lba + seen.blocks).contains(&lba) =>
-            {
+        if let Some(onlooker) = &*self.onlooker.lock().expect("sound") {
+            onlooker(seen);
+        }
+        let touches = |lba: u64| (seen.lba..seen.lba + seen.blocks).contains(&lba);
+        let fail = self.fail.lock().expect("sound");
+        match fail.iter().find(|(opcode, lba, _)| opcode.0 == seen.opcode && touches(*lba)) {
+            Some((_, _, status)) => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
-                Verdict::Fail(status)
+                Verdict::Fail(*status)
             }
-            _ => Verdict::Execute,
+            None => Verdict::Execute,
         }
     }
 }
@@ -278,6 +300,25 @@ impl<M: MapBlocks> Drive for Pipeline<M> {
         }
         done
     }
+}
+
+/// Slices of one buffer, each an offset and a length.
+pub(crate) fn cut(buffer: DmaBuf, slices: &[(u32, u32)]) -> Memory {
+    let slice = |&(offset, len): &(u32, u32)| Slice { source: Source::Dma(0), offset, len };
+    let slices = slices.iter().map(slice).collect();
+    IoVector { dma: vec![buffer], plain: Vec::new(), slices }.into()
+}
+
+/// Gives the tested file `count` extents of `blocks` blocks each, with as many between them on the device,
+/// from `lba` on.
+pub(crate) fn scatter(world: &World, map: &ScriptedMap, lba: u64, count: u64, blocks: u64) {
+    (0..count).for_each(|n| place(map, n * blocks, lba + 2 * n * blocks, blocks));
+    map.set_len(FILE, count * blocks * world.block());
+}
+
+/// The first block and the length of each command, in order.
+pub(crate) fn spans(seen: &[Seen]) -> Vec<(u64, u64)> {
+    seen.iter().map(|one| (one.lba, one.blocks)).collect()
 }
 
 /// The bytes of a memory, as one stream.

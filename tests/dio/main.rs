@@ -5,4 +5,6 @@
 //! how many commands and doorbells the controller sees, `xfs` what the tests of a grown filesystem look for.
 
 mod bed;
+mod ledger;
 mod model;
+mod rules;
