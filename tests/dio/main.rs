@@ -5,6 +5,7 @@
 //! how many commands and doorbells the controller sees, `xfs` what the tests of a grown filesystem look for.
 
 mod bed;
+mod counts;
 mod faults;
 mod ledger;
 mod model;
