@@ -168,3 +168,41 @@ impl Assembly {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dma::{Access, Domain, DomainOptions, Loan, PagePolicy};
+
+    const PAGES: SegmentRules = SegmentRules { alignment: 4, page: Some(4096), max_segments: 2 };
+
+    /// A command that has the first `first` bytes of a page, and a loan with more.
+    fn begun(first: usize) -> (Assembly, Loan) {
+        let domain = Domain::new(DomainOptions { pages: PagePolicy::Ordinary });
+        let mut loan = Loan::new();
+        loan.put(domain.buffer(16384, Access::Both).unwrap());
+        let mut open = Assembly::new(Kind::Read, 0, 9, PAGES, 0, 0);
+        open.push(loan.piece(0, 0, first), Vec::new);
+        (open, loan)
+    }
+
+    #[test]
+    fn what_was_measured_fits_and_is_whole_blocks() {
+        let (mut open, loan) = begun(4096);
+        let run = Run { iova: loan.iova(0, 8192).0, len: 8192 };
+        let fits = open.measure(core::iter::once(run), 1500, false);
+        assert_eq!(fits, 1024, "a block at the limit is not cut");
+        assert_eq!(open.measure(core::iter::once(run), 8192, false), 4096, "two pages in all");
+        assert_eq!(open.measure(core::iter::once(run), 8192, true), 0, "no list to be had");
+        open.push(loan.piece(0, 8192, 4096), Vec::new);
+        assert_eq!(open.blocks(), 16);
+    }
+
+    #[test]
+    #[should_panic(expected = "a piece was measured before it was pushed")]
+    fn dio_rule_19_a_section_that_does_not_fit_is_a_bug() {
+        let (mut open, loan) = begun(512);
+        // A page list cannot go on elsewhere after half a page.
+        open.push(loan.piece(0, 8192, 512), Vec::new);
+    }
+}

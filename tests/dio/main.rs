@@ -3,6 +3,7 @@
 //! `rules` holds each of the rules by its number, `faults` what happens when something is wrong, `model`
 //! random requests against a model of the file, `sizes` every size and place of the end of a file, `counts`
 //! how many commands and doorbells the controller sees, `xfs` what the tests of a grown filesystem look for.
+//! They stand on `bed`, and on `ledger` where the order of what is asked matters.
 
 mod bed;
 mod counts;
