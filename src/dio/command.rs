@@ -87,6 +87,11 @@ impl Assembly {
         self.closed = true;
     }
 
+    /// Says whether nothing more joins.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Adds blocks that carry no data.
     pub(super) fn add_bare(&mut self, blocks: u64) {
         self.bare += blocks;

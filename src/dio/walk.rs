@@ -10,7 +10,7 @@
 //! waits: where a slot or memory is missing the cursor is put away, and goes on at the next poll.
 #![forbid(unsafe_code)]
 
-use super::command::Kind;
+use super::command::{Assembly, Kind};
 use super::cursor::{Answer, Cursor, ZeroRun};
 use super::record::Hold;
 use super::request::Action;
@@ -77,7 +77,14 @@ impl<M: MapBlocks> Walker<M> {
             return self.finish(queue, cursor);
         }
         match cursor.answer {
-            Answer::Spent => self.ask(cursor),
+            Answer::Spent => {
+                // Rule 18 again: at a boundary there may have been no room to send.
+                if self.open.as_ref().is_some_and(Assembly::is_closed) {
+                    self.send(queue)?;
+                    queue.ring();
+                }
+                self.ask(cursor)
+            }
             Answer::Hole(blocks) => self.pass_hole(cursor, blocks),
             Answer::Mapped(extent) => self.take_extent(queue, cursor, extent),
         }

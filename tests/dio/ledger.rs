@@ -1,8 +1,9 @@
 //! A device and a map that write down what is asked of them, in one order, and a device in disguise.
 //!
 //! Both pass everything on to the real ones. The device may say other things of itself than the one
-//! underneath, and may give commands back in the opposite order, as a device is free to.
+//! underneath, and may give commands back late or in the opposite order, as a device is free to.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use udirect::block::{
@@ -55,6 +56,8 @@ pub(crate) struct Guise {
     pub(crate) geometry: Geometry,
     /// Whether commands come back last one first.
     pub(crate) backwards: bool,
+    /// Whether nothing comes back for the time being.
+    pub(crate) is_held: Arc<AtomicBool>,
     pub(crate) ledger: Ledger,
 }
 
@@ -62,7 +65,8 @@ impl Guise {
     pub(crate) fn of(world: &World) -> Self {
         let inner = Arc::clone(&world.device);
         let geometry = inner.geometry().clone();
-        Self { inner, geometry, backwards: false, ledger: Ledger::default() }
+        let (is_held, ledger) = (Arc::default(), Ledger::default());
+        Self { inner, geometry, backwards: false, is_held, ledger }
     }
 }
 
@@ -78,7 +82,8 @@ impl BlockDevice for Guise {
     fn open_queue(&self, options: &QueueOptions) -> Result<Box<dyn IoQueue>, BlockError> {
         let inner = self.inner.open_queue(options)?;
         let (ledger, backwards) = (self.ledger.clone(), self.backwards);
-        Ok(Box::new(Queue { inner, ledger, backwards, finished: Vec::new() }))
+        let (is_held, finished) = (Arc::clone(&self.is_held), Vec::new());
+        Ok(Box::new(Queue { inner, ledger, backwards, is_held, finished }))
     }
 
     fn max_depth(&self) -> u32 {
@@ -98,6 +103,7 @@ struct Queue {
     inner: Box<dyn IoQueue>,
     ledger: Ledger,
     backwards: bool,
+    is_held: Arc<AtomicBool>,
     /// What the device has finished and nobody has taken, last one last.
     finished: Vec<Completion>,
 }
@@ -124,6 +130,9 @@ impl IoQueue for Queue {
     }
 
     fn poll(&mut self, max: usize, sink: &mut dyn FnMut(Completion)) -> usize {
+        if self.is_held.load(Ordering::Relaxed) {
+            return 0;
+        }
         if !self.backwards {
             return self.inner.poll(max, sink);
         }

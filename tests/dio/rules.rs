@@ -6,6 +6,8 @@
 
 mod completion;
 
+use std::sync::atomic::Ordering;
+
 use udirect::block::{
     BlockDevice, BlockError, ErrorKind, Event, Identity, MapBlocks, Placement, QueueOptions, Run,
     ScriptedMap, ScriptedOptions, Twist,
@@ -590,6 +592,34 @@ fn dio_rule_18_a_boundary_sends_the_data_before_the_map_is_asked_again() {
     inner.twist(0, Twist::Boundary);
     let apart = [first, sent.clone(), rung.clone(), second, sent, rung, done];
     assert_eq!(steps(), apart);
+}
+
+/// The queue had no room at the boundary, and the walk went on at the next poll by asking the map: the data
+/// was sent only after the metadata that it was to go before.
+#[test]
+fn dio_rule_18_a_boundary_holds_where_the_queue_is_full() {
+    let world = world();
+    let inner = map(&world, 8, Placement::Rising, &[1]);
+    place(&inner, 0, 80, 24);
+    inner.set_len(FILE, 3 * UNIT);
+    let guise = Guise::of(&world);
+    let noted = Noted { inner: inner.clone(), ledger: guise.ledger.clone() };
+    let queue = QueueOptions { depth: 1, ..QueueOptions::default() };
+    let options = Options { queue, requests: Some(2), share: Some(4), ..Options::default() };
+    let mut pipeline = Pipeline::open(&guise, noted, &options).expect("a pipeline");
+    guise.is_held.store(true, Ordering::Relaxed);
+    pipeline.submit(read(&world, 2 * UNIT, UNIT as usize)).expect("it takes the only slot");
+    inner.twist(0, Twist::Boundary);
+    pipeline.submit(read(&world, 0, 2 * UNIT as usize)).expect("it is taken");
+    assert_eq!(pipeline.poll(9, &mut |_| {}), 0);
+    let asked = |steps: &[Step], at| steps.iter().position(|step| *step == Step::Asked(at));
+    let before = guise.ledger.take();
+    assert!(asked(&before, 0).is_some() && asked(&before, 8).is_none(), "{before:?}");
+    guise.is_held.store(false, Ordering::Relaxed);
+    pipeline.wait(2).into_iter().for_each(|done| done.result.expect("a sound read"));
+    let after = guise.ledger.take();
+    let sent = after.iter().position(|step| matches!(step, Step::Sent(..)));
+    assert!(sent.is_some() && sent < asked(&after, 8), "{after:?}");
 }
 
 /// A section is measured before it joins, so that a fresh command takes at least a block of it: whatever the
