@@ -10,4 +10,5 @@ mod counts;
 mod faults;
 mod ledger;
 mod model;
+mod ragged;
 mod rules;
