@@ -204,12 +204,15 @@ impl ScriptedMap {
         state.release_leaving();
     }
 
-    /// Sets the size of a file and frees the units beyond it.
+    /// Sets the size of a file. One that becomes shorter loses the units beyond it; one that grows keeps what
+    /// was preallocated there, and what a request under way is just making.
     pub fn set_len(&self, file: FileId, size: u64) {
         let bytes = self.unit << self.lock().options.block_shift;
         let first = size.div_ceil(bytes) * self.unit;
-        self.lock().file(file).size = size;
-        self.punch(file, FileBlock(first), BlockCount(u64::MAX));
+        let before = core::mem::replace(&mut self.lock().file(file).size, size);
+        if size < before {
+            self.punch(file, FileBlock(first), BlockCount(u64::MAX));
+        }
     }
 
     /// Returns the size of a file in bytes.
@@ -585,6 +588,16 @@ mod tests {
         map.commit(first.guard, 512).unwrap();
         let second = map.begin(&reach(51_200, 512, Intent::Write)).unwrap().expect("free");
         drop(second);
+    }
+
+    #[test]
+    fn a_file_that_grows_keeps_what_is_being_written_beyond_its_end() {
+        let map = map(Placement::Rising);
+        let mut writing = map.begin(&reach(4096, 4096, Intent::Write)).unwrap().expect("free");
+        map.map(&mut writing.guard, FileBlock(8), BlockCount(8)).unwrap();
+        map.set_len(FileId(1), 4096);
+        map.commit(writing.guard, 4096).unwrap();
+        assert_eq!((map.len(FileId(1)), map.units(FileId(1))), (8192, vec![(1, Lba(0))]));
     }
 
     #[test]
