@@ -12,7 +12,8 @@ use udirect::dio::{Done, Io, IoVector, Memory, Options, Pipeline, Refused, Slice
 use udirect::dma::{Access, DmaBuf, Domain, DomainOptions, PagePolicy};
 use udirect::nvme::{self, Namespace};
 use udirect::soft::{
-    self, CommandContext, Controller, Interposer, MediaOptions, NamespaceOptions, Verdict,
+    self, CommandContext, Controller, Execution, Interposer, MediaOptions, NamespaceOptions,
+    Verdict,
 };
 use udirect::spec::command::{Command, NvmOpcode};
 use udirect::spec::status::Status;
@@ -141,6 +142,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(device: &Device) -> Self {
+        Self::with(device, PagePolicy::Ordinary, Execution::Inline)
+    }
+
+    /// A world whose memory is made of such pages, and whose controller lives on such time.
+    pub(crate) fn with(device: &Device, pages: PagePolicy, execution: Execution) -> Self {
         let watcher = Arc::new(Watcher::default());
         let namespace = NamespaceOptions {
             media: MediaOptions::Ram { bytes: device.bytes },
@@ -148,6 +154,7 @@ impl World {
         };
         let options = soft::Options {
             namespaces: vec![namespace],
+            execution,
             mdts: device.mdts,
             noiob: device.noiob,
             sgl: device.sgl,
@@ -155,7 +162,7 @@ impl World {
             ..soft::Options::default()
         };
         let soft = Controller::new(options).expect("the options are sound");
-        let domain = Domain::new(DomainOptions { pages: PagePolicy::Ordinary });
+        let domain = Domain::new(DomainOptions { pages });
         let driver = nvme::Options { transfer_max: device.transfer, ..nvme::Options::default() };
         let controller = nvme::connect(&soft.transport(), &domain, driver).expect("a controller");
         let device = controller.namespace(NamespaceId(1), "tested").expect("a namespace");
@@ -343,4 +350,78 @@ pub(crate) fn write(world: &World, offset: u64, len: usize, salt: u64) -> Io {
 /// Places whole units of the file on the device.
 pub(crate) fn place(map: &ScriptedMap, at: u64, lba: u64, blocks: u64) {
     map.place(FILE, udirect::units::FileBlock(at), Lba(lba), BlockCount(blocks));
+}
+
+/// What reads have in their memory before they start.
+pub(crate) const UNTOUCHED: u8 = 0xee;
+
+/// A world with one pipeline over one map, for tests that think in bytes of the tested file.
+pub(crate) struct Setup {
+    pub(crate) world: World,
+    pub(crate) map: ScriptedMap,
+    pub(crate) pipeline: Pipeline<ScriptedMap>,
+}
+
+impl Setup {
+    /// An empty file in units of `unit` blocks that lie in order.
+    pub(crate) fn new(device: &Device, unit: u64) -> Self {
+        Self::over(World::new(device), unit, Placement::Rising, &Options::default())
+    }
+
+    pub(crate) fn over(world: World, unit: u64, placement: Placement, options: &Options) -> Self {
+        let map = map(&world, unit, placement, &[]);
+        let pipeline = world.pipeline(map.clone(), options);
+        Self { world, map, pipeline }
+    }
+
+    /// Writes all of some bytes.
+    pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let mut buffer = self.world.buffer(bytes.len(), Access::Both);
+        buffer.copy_from_slice(bytes);
+        let done = self.pipeline.run(Io::write(offset, buffer, 0).of(FILE));
+        assert_eq!(done.into_bytes().expect("a write"), bytes.len() as u64);
+    }
+
+    /// Reads into `len` bytes of memory, and returns those that the file had.
+    pub(crate) fn read(&mut self, offset: u64, len: usize) -> Vec<u8> {
+        let mut buffer = self.world.buffer(len, Access::Both);
+        buffer.fill(UNTOUCHED);
+        let done = self.pipeline.run(Io::read(offset, buffer, 0).of(FILE));
+        done.result.as_ref().expect("a read");
+        let mut found = stream(&done.memory);
+        assert_rest(&found, done.bytes, self.world.block());
+        found.truncate(done.bytes as usize);
+        found
+    }
+
+    /// Ends a test: nothing is under way, and all memory comes back.
+    pub(crate) fn finish(self) {
+        let Self { world, map, pipeline } = self;
+        assert_eq!(pipeline.inflight(), 0, "every request was answered");
+        drop(pipeline);
+        assert_eq!(map.under_way(), 0, "every guard is spent");
+        world.assert_all_home();
+    }
+}
+
+/// What follows the bytes of a read in its memory: zeroes to the end of their last block, then what was
+/// there.
+#[track_caller]
+pub(crate) fn assert_rest(found: &[u8], bytes: u64, block: u64) {
+    let end = bytes.next_multiple_of(block).min(found.len() as u64) as usize;
+    let (past, beyond) = (&found[bytes as usize..end], &found[end..]);
+    assert!(past.iter().all(|byte| *byte == 0), "zeroes follow the {bytes} bytes");
+    let untouched = beyond.iter().all(|byte| *byte == UNTOUCHED);
+    assert!(untouched, "memory past the last block of {bytes} bytes is left alone");
+}
+
+/// Says where two strings of bytes differ first, without printing them whole.
+#[track_caller]
+pub(crate) fn assert_same(found: &[u8], wanted: &[u8], what: std::fmt::Arguments<'_>) {
+    assert_eq!(found.len(), wanted.len(), "length of {what}");
+    if found != wanted {
+        let at = found.iter().zip(wanted).position(|(one, other)| one != other).expect("some");
+        let upto = (at + 16).min(found.len());
+        panic!("{what}, byte {at}: {:x?}, not {:x?}", &found[at..upto], &wanted[at..upto]);
+    }
 }
