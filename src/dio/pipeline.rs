@@ -169,7 +169,7 @@ impl<M: MapBlocks> Pipeline<M> {
                 self.walker.under_way += 1;
                 Ok(())
             }
-            Err(rejected) => Err(self.undo_plain(rejected, &reach)),
+            Err(rejected) => self.undo_plain(rejected, &reach),
         }
     }
 
@@ -247,9 +247,10 @@ impl<M: MapBlocks> Pipeline<M> {
         self.queue.counters()
     }
 
-    /// Takes back a plain request that the queue had no room for, or would not have.
+    /// Takes back a plain request that the queue would not have, or had no room for because others are many
+    /// commands: then it waits like one of those.
     #[cold]
-    fn undo_plain(&mut self, rejected: Rejected, reach: &Reach) -> Refused {
+    fn undo_plain(&mut self, rejected: Rejected, reach: &Reach) -> Result<(), Refused> {
         let (request, error) = match rejected {
             Rejected::QueueFull(request) => (request, None),
             Rejected::Invalid(request, error) => (request, Some(error)),
@@ -267,8 +268,8 @@ impl<M: MapBlocks> Pipeline<M> {
         let (file, offset) = (reach.file, reach.offset);
         let io = Io { file, offset, action, memory, excess: 0, tag };
         match error {
-            Some(error) => Refused::Invalid(io, error),
-            None => self.turn_away(io),
+            Some(error) => Err(Refused::Invalid(io, error)),
+            None => self.submit_any(io),
         }
     }
 

@@ -318,6 +318,30 @@ fn dio_rule_31_exhaustion_is_a_value_and_takes_no_memory() {
     }
 }
 
+/// A plain request used to be turned away when the commands of others had filled the queue, although fewer
+/// requests were under way than the pipeline says it takes.
+#[test]
+fn dio_rule_31_as_many_requests_are_taken_as_the_pipeline_says() {
+    let world = world();
+    let map = map(&world, 8, Placement::Rising, &[]);
+    scatter(&world, &map, 0, 8, 8);
+    let shallow = QueueOptions { depth: 3, ..QueueOptions::default() };
+    let options =
+        Options { queue: shallow, requests: Some(6), share: Some(3), ..Options::default() };
+    let mut pipeline = world.pipeline(map, &options);
+    pipeline.submit(read(&world, 0, 8 * UNIT as usize)).expect("there is room");
+    for plain in 0..5 {
+        pipeline.submit(read(&world, plain * UNIT, UNIT as usize)).expect("six are taken");
+    }
+    let Err(Refused::Full(_)) = pipeline.submit(read(&world, 0, UNIT as usize)) else {
+        panic!("and no seventh")
+    };
+    assert_eq!(pipeline.statistics().full, 1);
+    for done in pipeline.wait(6) {
+        done.result.expect("the medium is sound");
+    }
+}
+
 // Who waits for whom: rules 32 to 35.
 
 #[test]
