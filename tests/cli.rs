@@ -258,6 +258,24 @@ fn both_rates_of_a_mix_are_kept_whatever_the_mix() {
 }
 
 #[test]
+fn both_ways_move_the_same_bytes_and_neighbours_share_commands_where_they_may() {
+    let job = ["mem:64MiB", "--rw=write", "--bs=4k", "--size=4M", "--iodepth=32"];
+    let queue = |more: &[&str]| {
+        let result = measured(&[&job[..], more].concat());
+        let ios = result["write"]["total_ios"].as_u64().unwrap();
+        assert_eq!(ios, 1024);
+        let queue = result["udirect"]["queue"].clone();
+        ["submissions", "merges"].map(|name| queue[name].as_u64().unwrap())
+    };
+    assert_eq!(queue(&[]), [1024, 0]);
+    assert_eq!(queue(&["--raw-queue"]), [1024, 0]);
+    let [commands, merges] = queue(&["--merge"]);
+    assert_eq!(commands + merges, 1024);
+    assert!(merges > 900, "{merges} of 1024 joined a neighbour");
+    refused_for(&["bench", "--merge", "--raw-queue"], &["--merge", "--raw-queue"]);
+}
+
+#[test]
 fn a_refused_run_leaves_an_older_result_alone() {
     let place = place();
     let older = file(place.path(), "result.json", "older");
