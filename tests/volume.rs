@@ -382,3 +382,23 @@ fn what_can_never_be_carried_out_ends_at_once() {
     let io = Io { file: FileId(0), ..Io::bare(0, Action::Flush, 6) };
     handle.block_on(handle.submit(io)).result.expect("a flush");
 }
+
+/// Memory that the caller has mapped, for a cache or for another process, is read into where it lies.
+#[test]
+fn memory_of_the_callers_own_mapping_is_used_where_it_lies() {
+    let volume = volume("mem:8MiB?lba=512");
+    let mut handle = handle(&volume);
+    let data = pattern(16_384, 5);
+    handle.write_at(&data, 4096).expect("it fits");
+    let map = memmap2::MmapMut::map_anon(32_768).expect("memory");
+    let mine = map.as_ptr().addr();
+    let buffer = volume.device().dma().register(map, Access::Both).expect("whole pages");
+    let slice = Slice { source: Source::Dma(0), offset: 8192, len: 16_384 };
+    let vector = IoVector { dma: vec![buffer], plain: Vec::new(), slices: vec![slice] };
+    let done = handle.run(Io::read(4096, vector, 0));
+    done.result.expect("it is there");
+    let vector = done.memory.into_vector().expect("it was one");
+    assert_eq!(vector.dma[0].as_ptr().addr(), mine, "nothing was moved");
+    assert_eq!(vector.bytes(slice), data);
+    assert_eq!(handle.statistics().bounces, 0);
+}

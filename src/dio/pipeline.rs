@@ -203,12 +203,9 @@ impl<M: MapBlocks> Pipeline<M> {
         if left > 0 {
             queue.poll(left, &mut |completion| left -= walker.complete(completion, left, sink));
         }
-        walker.under_way -= max - left;
         if !self.walker.is_idle() || !self.parked.is_empty() {
             self.go_on();
-            let more = self.walker.deliver(left, sink);
-            self.walker.under_way -= more;
-            left -= more;
+            left -= self.walker.deliver(left, sink);
         }
         max - left
     }

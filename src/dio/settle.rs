@@ -20,7 +20,10 @@ impl<M: MapBlocks> Walker<M> {
     ) -> usize {
         let Completion { request: Request { operation, tag }, result } = completion;
         if tag & DIRECT != 0 && max > 0 {
-            sink(self.complete_plain(operation, tag, result));
+            let done = self.complete_plain(operation, tag, result);
+            // Before the sink, which may panic.
+            self.under_way -= 1;
+            sink(done);
             return 1;
         }
         self.take_in(Completion { request: Request { operation, tag }, result });
@@ -32,6 +35,7 @@ impl<M: MapBlocks> Walker<M> {
         let mut delivered = 0;
         while delivered < max {
             let Some(done) = self.ready.pop_front() else { break };
+            self.under_way -= 1;
             sink(done);
             delivered += 1;
         }

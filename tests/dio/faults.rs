@@ -519,3 +519,30 @@ fn a_device_error_in_the_middle_of_a_large_write_leaves_nothing_stale() {
         }
     }
 }
+
+/// A caller's bug costs the one request that it was handed, and neither room nor memory.
+#[test]
+fn a_sink_that_panics_loses_no_request_and_no_room() {
+    let world = World::new(&Device::default());
+    let map = Identity::new(world.device.geometry());
+    let mut pipeline = world.pipeline(map, &Options::default());
+    for n in 0..8u64 {
+        // Half of them plain, half of them not.
+        let memory = match n % 2 {
+            0 => Memory::One(world.pattern(4096, n)),
+            _ => Memory::list([world.pattern(4096, n), world.pattern(4096, n)]),
+        };
+        pipeline.submit(Io::write(n * 8192, memory, n)).expect("there is room");
+    }
+    pipeline.ring();
+    for left in (0..8).rev() {
+        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            while pipeline.poll(1, &mut |_| panic!("the caller has a bug")) == 0 {}
+        }));
+        assert!(polled.is_err());
+        assert_eq!(pipeline.inflight(), left);
+    }
+    assert_eq!(pipeline.poll(8, &mut |done| panic!("nothing is left, but {done:?}")), 0);
+    drop(pipeline);
+    world.assert_all_home();
+}
