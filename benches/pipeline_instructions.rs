@@ -9,19 +9,21 @@
 #![expect(missing_docs, reason = "the attribute makes public modules of the functions")]
 
 mod bed;
+#[path = "bed/limit.rs"]
+mod limit;
 
 use std::hint::black_box;
 
 use bed::{BATCH, PipelineBed};
 use gungraun::prelude::*;
-use gungraun::{Callgrind, EventKind};
+use limit::limit;
 use udirect::dio::Io;
 
 /// What one I/O may cost with pipeline, driver and the loop around them: what the code needs today and a little
 /// room.
-const SUBMIT_MAX: u64 = 272;
-const POLL_MAX: u64 = 256;
-const EMPTY_POLL_MAX: u64 = 160;
+const SUBMIT_MAX: u64 = 276;
+const POLL_MAX: u64 = 248;
+const EMPTY_POLL_MAX: u64 = 144;
 
 fn prepared() -> (PipelineBed, Vec<Io>) {
     let mut bed = PipelineBed::new(4096);
@@ -39,13 +41,6 @@ fn completed() -> PipelineBed {
 
 fn idle() -> Box<PipelineBed> {
     Box::new(prepared().0)
-}
-
-fn limit(per_io: u64, ios: usize) -> LibraryBenchmarkConfig {
-    let limits = [(EventKind::Ir, per_io * ios as u64)];
-    let mut config = LibraryBenchmarkConfig::default();
-    config.tool(Callgrind::default().hard_limits(limits));
-    config
 }
 
 #[library_benchmark(config = limit(SUBMIT_MAX, BATCH))]

@@ -121,7 +121,9 @@ impl PipelineBed {
     #[inline(never)]
     pub(crate) fn submit(&mut self, requests: Vec<Io>) {
         let pipeline = self.pipeline.as_mut().expect("it is open");
-        requests.into_iter().for_each(|one| pipeline.submit(one).expect("there is room"));
+        for request in requests {
+            pipeline.submit(request).expect("there is room");
+        }
         pipeline.ring();
     }
 

@@ -189,9 +189,14 @@ impl Payload {
     #[inline]
     pub fn len(&self) -> u64 {
         match self {
-            Self::One(_) | Self::Part(_) => self.run(0).len,
-            _ => (0..self.count()).map(|index| self.run(index).len).sum(),
+            Self::One(buffer) => buffer.len() as u64,
+            Self::Part(piece) => u64::from(piece.len()),
+            _ => self.len_of_all(),
         }
+    }
+
+    fn len_of_all(&self) -> u64 {
+        (0..self.count()).map(|index| self.run(index).len).sum()
     }
 
     /// Says whether there is no byte in it.

@@ -34,7 +34,7 @@ pub enum MemoryPolicy {
 pub struct Options {
     /// What its queue should be like.
     pub queue: QueueOptions,
-    /// Requests under way at most, 1 to 32768; as many as the queue is deep by default.
+    /// Requests under way at most, 1 to 65535; as many as the queue is deep by default.
     pub requests: Option<u32>,
     /// Commands of one request in flight at most; a quarter of the queue by default, so that a large request
     /// leaves room for small ones.
@@ -84,6 +84,8 @@ pub(super) const UNRECORDED: u64 = 1 << 62;
 pub struct Pipeline<M: MapBlocks> {
     /// First: the device has let go of all memory before the rest drops.
     queue: Box<dyn IoQueue>,
+    /// Requests that were taken and not handed over yet.
+    under_way: usize,
     walker: Walker<M>,
     /// Requests that the map has told to wait, and since when.
     parked: VecDeque<(Io, Instant)>,
@@ -114,7 +116,7 @@ impl<M: MapBlocks> Pipeline<M> {
     ) -> Result<Self, OpenError> {
         let walker = Walker::new(device, queue.depth(), map, options)?;
         let parked = VecDeque::with_capacity(walker.records.capacity());
-        Ok(Self { queue, walker, parked, timeout: options.queue.timeout })
+        Ok(Self { queue, under_way: 0, walker, parked, timeout: options.queue.timeout })
     }
 
     /// Takes a request. As much of it as there is room for is given to the queue; the device is told by
@@ -128,11 +130,12 @@ impl<M: MapBlocks> Pipeline<M> {
     pub fn submit(&mut self, io: Io) -> Result<(), Refused> {
         // Written so that a plain request's buffer moves once, from here into the queue's request: whatever takes
         // the whole request by value copies it, and is kept out of the way.
+        let is_full = self.is_full();
         let walker = &mut self.walker;
         let Some(Plain { at, blocks }) = walker.shape.plain(&io) else {
             return self.submit_any(io);
         };
-        if walker.is_full() || walker.merge {
+        if is_full || walker.merge {
             return self.submit_any(io);
         }
         let reach = reach_of(&io);
@@ -166,7 +169,7 @@ impl<M: MapBlocks> Pipeline<M> {
         match self.queue.submit(Request::new(operation, tag)) {
             Ok(()) => {
                 self.walker.direct += 1;
-                self.walker.under_way += 1;
+                self.under_way += 1;
                 Ok(())
             }
             Err(rejected) => self.undo_plain(rejected, &reach),
@@ -195,17 +198,22 @@ impl<M: MapBlocks> Pipeline<M> {
     /// room go on.
     #[inline]
     pub fn poll(&mut self, max: usize, sink: &mut impl FnMut(Done)) -> usize {
-        let Self { queue, walker, .. } = self;
-        let mut left = max;
+        let Self { queue, walker, under_way, .. } = self;
+        let mut tally = Tally { left: max, before: max, under_way };
         if !walker.ready.is_empty() {
-            left -= walker.deliver(left, sink);
+            walker.deliver(&mut tally, sink);
         }
-        if left > 0 {
-            queue.poll(left, &mut |completion| left -= walker.complete(completion, left, sink));
+        if tally.left > 0 {
+            queue.poll(tally.left, &mut |completion| walker.complete(completion, &mut tally, sink));
         }
+        let mut left = tally.left;
+        drop(tally);
         if !self.walker.is_idle() || !self.parked.is_empty() {
             self.go_on();
-            left -= self.walker.deliver(left, sink);
+            let under_way = &mut self.under_way;
+            let mut tally = Tally { left, before: left, under_way };
+            self.walker.deliver(&mut tally, sink);
+            left = tally.left;
         }
         max - left
     }
@@ -213,7 +221,7 @@ impl<M: MapBlocks> Pipeline<M> {
     /// Returns the number of requests that were taken and have not come back.
     #[inline]
     pub fn inflight(&self) -> usize {
-        self.walker.under_way
+        self.under_way
     }
 
     /// Returns the most requests that may be under way.
@@ -270,6 +278,18 @@ impl<M: MapBlocks> Pipeline<M> {
         }
     }
 
+    /// Says whether as many requests are under way as may be. Each has at most one record.
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.under_way >= self.walker.records.capacity()
+    }
+
+    /// Counts a request that is not plain.
+    fn count_in(&mut self) {
+        self.under_way += 1;
+        self.walker.statistics.requests += 1;
+    }
+
     #[cold]
     fn turn_away(&mut self, io: Io) -> Refused {
         self.walker.statistics.full += 1;
@@ -282,7 +302,7 @@ impl<M: MapBlocks> Pipeline<M> {
         if let Err(error) = self.walker.check(&io) {
             return Err(Refused::Invalid(io, error));
         }
-        if self.walker.is_full() {
+        if self.is_full() {
             return Err(self.turn_away(io));
         }
         if io.action != Action::Flush && !io.is_empty() {
@@ -292,7 +312,7 @@ impl<M: MapBlocks> Pipeline<M> {
                 other => self.submit_late(io, other),
             };
         }
-        self.walker.count_in();
+        self.count_in();
         if io.action == Action::Flush {
             self.walker.admit_flush(io.tag);
             self.walker.go_on(&mut *self.queue);
@@ -313,7 +333,7 @@ impl<M: MapBlocks> Pipeline<M> {
     ) -> Result<(), Refused> {
         match begun {
             Ok(_) => {
-                self.walker.count_in();
+                self.count_in();
                 self.walker.statistics.waits += 1;
                 self.parked.push_back((io, Instant::now()));
                 Ok(())
@@ -330,7 +350,7 @@ impl<M: MapBlocks> Pipeline<M> {
         begun: Begun<M::Guard>,
         answer: Option<Result<Mapping, BlockError>>,
     ) -> Result<(), Refused> {
-        self.walker.count_in();
+        self.count_in();
         self.walker.admit(&mut *self.queue, io, begun, answer);
         Ok(())
     }
@@ -354,6 +374,37 @@ impl<M: MapBlocks> Pipeline<M> {
         self.walker.go_on(&mut *self.queue);
         self.walker.send_open(&mut *self.queue);
         self.queue.ring();
+    }
+}
+
+/// How many more requests a poll may hand over. What it has handed over is taken off the count of those under
+/// way at its end, also where a sink panics.
+pub(super) struct Tally<'a> {
+    left: usize,
+    before: usize,
+    under_way: &'a mut usize,
+}
+
+impl Tally<'_> {
+    /// Counts a request that is about to be handed over; says no where there is no more room.
+    #[inline(always)]
+    pub(super) fn count(&mut self) -> bool {
+        let has_room = self.left > 0;
+        self.left -= usize::from(has_room);
+        has_room
+    }
+
+    /// Says whether one more may be handed over.
+    #[inline(always)]
+    pub(super) fn has_room(&self) -> bool {
+        self.left > 0
+    }
+}
+
+impl Drop for Tally<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        *self.under_way -= self.before - self.left;
     }
 }
 

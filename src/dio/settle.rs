@@ -3,43 +3,37 @@
 
 use super::cursor::Cursor;
 use super::memory::Memory;
-use super::pipeline::{DIRECT, UNRECORDED};
+use super::pipeline::{DIRECT, Tally, UNRECORDED};
 use super::request::{Action, Done, Io};
 use super::send::{MERGED, STREAM_BITS};
 use super::walker::Walker;
 use crate::block::{BlockError, Completion, MapBlocks, Operation, Payload, Request};
 
 impl<M: MapBlocks> Walker<M> {
-    /// Takes a command back: hands what it finishes to `sink`, at most `max`, and returns how many.
+    /// Takes a command back, and hands what it finishes to `sink`, as far as there is room.
     #[inline(always)]
     pub(super) fn complete(
         &mut self,
         completion: Completion,
-        max: usize,
+        tally: &mut Tally<'_>,
         sink: &mut impl FnMut(Done),
-    ) -> usize {
+    ) {
         let Completion { request: Request { operation, tag }, result } = completion;
-        if tag & DIRECT != 0 && max > 0 {
-            let done = self.complete_plain(operation, tag, result);
-            // Before the sink, which may panic.
-            self.under_way -= 1;
-            sink(done);
-            return 1;
+        if tag & DIRECT != 0 && tally.count() {
+            sink(self.complete_plain(operation, tag, result));
+            return;
         }
         self.take_in(Completion { request: Request { operation, tag }, result });
-        self.deliver(max, sink)
+        self.deliver(tally, sink);
     }
 
-    /// Hands over what is finished already, at most `max`.
-    pub(super) fn deliver(&mut self, max: usize, sink: &mut impl FnMut(Done)) -> usize {
-        let mut delivered = 0;
-        while delivered < max {
+    /// Hands over what is finished already, as far as there is room.
+    pub(super) fn deliver(&mut self, tally: &mut Tally<'_>, sink: &mut impl FnMut(Done)) {
+        while tally.has_room() {
             let Some(done) = self.ready.pop_front() else { break };
-            self.under_way -= 1;
+            tally.count();
             sink(done);
-            delivered += 1;
         }
-        delivered
     }
 
     /// Returns the tag of a plain request's command, and keeps what will be asked for with it.
@@ -82,16 +76,15 @@ impl<M: MapBlocks> Walker<M> {
             _ => unreachable!("a plain request reads or writes"),
         };
         let Payload::One(buffer) = payload else { unreachable!("and has one buffer") };
-        let bytes = buffer.len() as u64;
-        let memory = Memory::One(buffer);
         if result.is_err() {
             // The guard goes here: what the map made for the request goes back.
-            return Done { tag, memory, bytes: 0, result };
+            return Done { tag, memory: Memory::One(buffer), bytes: 0, result };
         }
+        let bytes = buffer.len() as u64;
         *moved += bytes;
         let guard = guard.expect("a request under way has its guard");
         let result = self.map.commit(guard, bytes);
-        Done { tag, memory, bytes, result }
+        Done { tag, memory: Memory::One(buffer), bytes, result }
     }
 
     /// Refuses a request that was taken already.

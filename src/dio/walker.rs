@@ -17,8 +17,9 @@ use crate::block::{
 use crate::dma::{Access, DmaBuf, DmaPiece};
 use crate::units::{BlockCount, FileBlock};
 
-/// The most requests of one pipeline: their index has 15 bits in the tag of a command.
-const REQUESTS_MAX: usize = 1 << 15;
+/// The most requests of one pipeline, as many as the deepest queue has commands: their index has 16 bits in the
+/// tag of a command.
+const REQUESTS_MAX: usize = u16::MAX as usize;
 
 /// The most lists of pieces at once; commands of one piece need none.
 const LISTS_MAX: usize = 32;
@@ -33,8 +34,6 @@ pub(super) struct Walker<M: MapBlocks> {
     pub(super) map: M,
     pub(super) shape: Shape,
     pub(super) merge: bool,
-    /// Requests that were taken and not handed over yet.
-    pub(super) under_way: usize,
     /// Plain requests that were taken, which the statistics leave out.
     pub(super) direct: u64,
     pub(super) statistics: Statistics,
@@ -86,7 +85,6 @@ impl<M: MapBlocks> Walker<M> {
             records: Records::new(count),
             map,
             merge: options.merge,
-            under_way: 0,
             direct: 0,
             statistics: Statistics::default(),
             ready: VecDeque::with_capacity(requests),
@@ -105,18 +103,6 @@ impl<M: MapBlocks> Walker<M> {
             scratch: Vec::with_capacity(super::SEGMENTS_MAX),
             shape,
         })
-    }
-
-    /// Says whether as many requests are under way as may be. Each has at most one record.
-    #[inline]
-    pub(super) fn is_full(&self) -> bool {
-        self.under_way >= self.records.capacity()
-    }
-
-    /// Counts a request that is not plain.
-    pub(super) fn count_in(&mut self) {
-        self.under_way += 1;
-        self.statistics.requests += 1;
     }
 
     /// Says whether no cursor waits and no command is under assembly.

@@ -27,7 +27,7 @@ impl Composed {
 }
 
 /// Makes the command of a piece; `None` when it needs a list page and none is left.
-#[inline]
+#[inline(always)]
 pub(super) fn compose(
     limits: &Limits,
     lists: &mut Lists,
@@ -77,7 +77,7 @@ fn zero_based(blocks: u64) -> u16 {
 }
 
 /// Adds the data pointer.
-#[inline]
+#[inline(always)]
 fn with_data(
     command: Command,
     limits: &Limits,
@@ -87,12 +87,27 @@ fn with_data(
 ) -> Option<Composed> {
     let shift = limits.lba_size.shift();
     let (offset, len) = (piece.skipped << shift, piece.blocks << shift);
-    match (payload, limits.rules) {
-        (Payload::One(_) | Payload::Part(_), rules) => {
-            with_run(command, rules, lists, Run { iova: payload.run(0).iova + offset, len })
-        }
-        (_, Rules::Prp) => with_prps(command, lists, runs(payload, offset, len)),
-        (_, Rules::Sgl) => with_sgl(command, lists, runs(payload, offset, len)),
+    let iova = match payload {
+        Payload::One(buffer) => buffer.iova().0,
+        Payload::Part(piece) => piece.iova().0,
+        _ => return with_list(command, limits.rules, lists, payload, offset, len),
+    };
+    with_run(command, limits.rules, lists, Run { iova: iova + offset, len })
+}
+
+/// Points to memory in several pieces.
+#[inline(never)]
+fn with_list(
+    command: Command,
+    rules: Rules,
+    lists: &mut Lists,
+    payload: &Payload,
+    offset: u64,
+    len: u64,
+) -> Option<Composed> {
+    match rules {
+        Rules::Prp => with_prps(command, lists, runs(payload, offset, len)),
+        Rules::Sgl => with_sgl(command, lists, runs(payload, offset, len)),
     }
 }
 

@@ -137,6 +137,7 @@ impl Limits {
     }
 
     /// Returns how many of `blocks` the memory's shape lets one command take.
+    #[inline(never)]
     fn expressible(&self, payload: Option<&Payload>, piece: Piece, blocks: u64) -> u64 {
         let Some(payload) = payload else { return blocks };
         let shift = self.lba_size.shift();
@@ -159,13 +160,19 @@ impl Limits {
     /// Says whether the device may do with every segment what it has to, and can address it.
     #[inline]
     fn reachable(&self, payload: &Payload, needed: Access) -> bool {
-        let one = |index| {
-            payload.run(index).iova & 3 == 0 && payload.access(index) as u8 & needed as u8 != 0
-        };
+        let one = |iova: u64, access: Access| iova & 3 == 0 && access as u8 & needed as u8 != 0;
         match payload {
-            Payload::One(_) | Payload::Part(_) => one(0),
-            _ => (0..payload.count()).all(one) && self.list_can_be_sent(payload),
+            Payload::One(buffer) => one(buffer.iova().0, buffer.access()),
+            Payload::Part(piece) => one(piece.iova().0, piece.access()),
+            _ => self.list_is_reachable(payload, needed),
         }
+    }
+
+    #[inline(never)]
+    fn list_is_reachable(&self, payload: &Payload, needed: Access) -> bool {
+        let one =
+            |at| payload.run(at).iova & 3 == 0 && payload.access(at) as u8 & needed as u8 != 0;
+        (0..payload.count()).all(one) && self.list_can_be_sent(payload)
     }
 
     /// Says whether every piece of a list can be described to the controller.

@@ -258,10 +258,10 @@ fn no_pipeline_opens_over_a_map_with_an_impossible_unit_or_with_impossible_optio
         assert_eq!(error.to_string(), format!("{what}: {unit} is outside 1..=2048"));
     }
     let none = Options { requests: Some(0), ..Options::default() };
-    let many = Options { requests: Some(32_769), ..Options::default() };
+    let many = Options { requests: Some(65_536), ..Options::default() };
     let share = Options { share: Some(0), ..Options::default() };
     let texts =
-        ["requests: 0 is outside 1..=32768", "requests: 32769 is outside 1..=32768", "share: 0 is"];
+        ["requests: 0 is outside 1..=65535", "requests: 65536 is outside 1..=65535", "share: 0 is"];
     for (options, text) in [none, many, share].iter().zip(texts) {
         let map = Identity::new(world.device.geometry());
         let Err(OpenError::Device(error)) = Pipeline::open(&*world.device, map, options) else {
