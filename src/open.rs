@@ -23,6 +23,20 @@ pub struct Opened {
     pub controller: Arc<Controller>,
     /// Its number there.
     pub namespace: NamespaceId,
+    /// The image that opening it has made.
+    made: Option<PathBuf>,
+}
+
+impl Opened {
+    /// Closes a device that was not used after all, and takes an image away that opening it has made.
+    pub fn discard(self) {
+        let Self { device, controller, made, .. } = self;
+        drop((device, controller));
+        if let Some(path) = made {
+            // An empty image that stays does no harm.
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// Opens the device at an address.
@@ -39,6 +53,7 @@ pub struct Opened {
 pub fn open(address: &str) -> Result<Opened, OpenError> {
     let parsed = Address::parse(address)?;
     let failed = |source| OpenError::Device { address: address.into(), source };
+    let made = parsed.image().filter(|path| !path.exists());
     let controller = soft::Controller::new(parsed.options)
         .map_err(|source| OpenError::Embedded { address: address.into(), source })?;
     let domain = Domain::new(DomainOptions::default());
@@ -46,7 +61,7 @@ pub fn open(address: &str) -> Result<Opened, OpenError> {
     let controller = nvme::connect(&transport, &domain, parsed.driver).map_err(failed)?;
     let namespace = parsed.namespace;
     let device = Arc::new(controller.namespace(namespace, address).map_err(failed)?);
-    Ok(Opened { device, controller, namespace })
+    Ok(Opened { device, controller, namespace, made })
 }
 
 /// Returns the forms of addresses, with a line about each.
@@ -109,6 +124,14 @@ impl Address {
     fn parse(text: &str) -> Result<Self, OpenError> {
         Self::try_parse(text)
             .map_err(|problem| OpenError::Address { address: text.into(), problem })
+    }
+
+    /// Returns where the image of `file:` is.
+    fn image(&self) -> Option<PathBuf> {
+        self.options.namespaces.iter().find_map(|namespace| match &namespace.media {
+            MediaOptions::File { path, .. } => Some(path.clone()),
+            _ => None,
+        })
     }
 
     fn try_parse(text: &str) -> Result<Self, String> {

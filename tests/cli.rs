@@ -195,6 +195,26 @@ fn a_refused_image_is_left_as_it_was() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "content");
 }
 
+/// What was refused once used to leave the image behind that opening it had made.
+#[test]
+fn a_refused_job_leaves_no_new_image() {
+    let place = place();
+    let path = place.path().join("new.img");
+    let address = format!("file:{}?size=8MiB", path.display());
+    let args = ["bench", &address, "--rw=read", "--size=100M"];
+    refused_for(&args, &["8388608"]);
+    assert!(!path.exists());
+    let args = ["bench", &address, "--rw=read", "--number_ios=1"];
+    success(&args);
+    assert!(path.exists(), "what was used stays");
+}
+
+#[test]
+fn more_memory_than_anybody_has_is_refused() {
+    let args = ["bench", "mem:64MiB", "--rw=read", "--bs=64m", "--iodepth=65535"];
+    refused_for(&args, &["bs times iodepth"]);
+}
+
 // What is done.
 
 #[test]

@@ -7,7 +7,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,7 +19,7 @@ use super::result::{DeviceInfo, Environment, RESULT_VERSION, RunResult, Warning}
 use super::summary::{merge_groups, not_started, report, warnings};
 use super::worker::{Live, Outcome, Worker, WorkerError};
 use super::workload::{Generator, ReadBack};
-use crate::dma::PageKind;
+use crate::dma::{DmaError, PageKind};
 use crate::open::{OpenError, Opened, open};
 use crate::units::LbaSize;
 use crate::volume::Volume;
@@ -113,8 +113,11 @@ pub fn run(
     let stages = stages(&jobs);
     check_workers(&jobs, &stages, &cores, plan.oversubscribe)?;
     let devices = open_devices(&jobs)?;
-    jobs.iter().try_for_each(|job| check_against_device(job, &devices))?;
-    check_queues(&jobs, &stages, &devices)?;
+    let checked = jobs.iter().try_for_each(|job| check_against_device(job, &devices));
+    if let Err(error) = checked.and_then(|()| check_queues(&jobs, &stages, &devices)) {
+        devices.into_values().for_each(Opened::discard);
+        return Err(error);
+    }
     let groups = group_ids(&jobs);
     let stamp = fastrand::u64(..);
     let mut results = Vec::new();
@@ -243,8 +246,15 @@ fn check_workers(
 fn open_devices(jobs: &[Job]) -> Result<Devices, RunError> {
     let mut devices = Devices::new();
     for job in jobs {
-        if !devices.contains_key(&job.filename) {
-            devices.insert(job.filename.clone(), open(&job.filename)?);
+        if devices.contains_key(&job.filename) {
+            continue;
+        }
+        match open(&job.filename) {
+            Ok(opened) => _ = devices.insert(job.filename.clone(), opened),
+            Err(error) => {
+                devices.into_values().for_each(Opened::discard);
+                return Err(error.into());
+            }
         }
     }
     Ok(devices)
@@ -334,38 +344,70 @@ fn run_stage(
         }
     }
     let lives: Vec<Live> = workers.iter().map(|_| Live::default()).collect();
-    let start = Barrier::new(workers.len());
+    let start = Start::default();
     let mut outcomes: Vec<Vec<Outcome>> = jobs.iter().map(|_| Vec::new()).collect();
     thread::scope(|scope| {
-        let running: Vec<_> = workers
-            .into_iter()
-            .zip(&lives)
-            .enumerate()
-            .map(|(place, ((index, worker), live))| {
-                let core = core_of(&jobs[index], place, run.cores);
-                let delay = jobs[index].startdelay;
-                let start = &start;
-                let work = move || {
-                    bind(core);
-                    start.wait();
-                    pause_unless(stop, delay);
-                    // A worker that panics takes nobody along who could be saved: the others stop, bring
-                    // home what they have, and the panic goes on from here.
-                    let _stopper = StopOnPanic(stop);
-                    worker.run(stop, live)
-                };
-                (index, scope.spawn(work))
-            })
-            .collect();
+        let mut running = Vec::new();
+        for (place, ((index, worker), live)) in workers.into_iter().zip(&lives).enumerate() {
+            let core = core_of(&jobs[index], place, run.cores);
+            let delay = jobs[index].startdelay;
+            let start = &start;
+            let work = move || {
+                bind(core);
+                if !start.wait() {
+                    return None;
+                }
+                pause_unless(stop, delay);
+                // A worker that panics takes nobody along who could be saved: the others stop, bring
+                // home what they have, and the panic goes on from here.
+                let _stopper = StopOnPanic(stop);
+                Some(worker.run(stop, live))
+            };
+            let spawned = thread::Builder::new().spawn_scoped(scope, work).map_err(|source| {
+                start.give(Go::Home);
+                let (job, source) = (jobs[index].name.clone(), source.into());
+                RunError::Start { job, source }
+            })?;
+            running.push((index, spawned));
+        }
+        start.give(Go::Ahead);
         watch(jobs, &lives, &|| running.iter().all(|(_, worker)| worker.is_finished()), observe);
         for (index, worker) in running {
             match worker.join() {
-                Ok(outcome) => outcomes[index].push(outcome),
+                Ok(outcome) => outcomes[index].extend(outcome),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-    });
-    Ok(outcomes)
+        Ok(outcomes)
+    })
+}
+
+/// The signal at which all workers of a stage start together, or go home because one of them could not be
+/// made.
+#[derive(Default)]
+struct Start {
+    given: Mutex<Option<Go>>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Go {
+    Ahead,
+    Home,
+}
+
+impl Start {
+    fn give(&self, go: Go) {
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(go);
+        self.changed.notify_all();
+    }
+
+    /// Waits for the signal; says whether to go ahead.
+    fn wait(&self) -> bool {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = self.changed.wait_while(given, |given| given.is_none());
+        *given.unwrap_or_else(PoisonError::into_inner) == Some(Go::Ahead)
+    }
 }
 
 /// Stops everybody else if the thread that holds it panics.
@@ -386,7 +428,16 @@ fn make_worker<'a>(job: &'a Job, number: u32, run: Run<'_>) -> Result<Worker<'a>
         .region(number, capacity, lba_size)
         .map_err(WorkerError::from)
         .and_then(|region| Worker::new(job, number, &volume, run.route, region, run.stamp));
-    made.map_err(|error| RunError::Start { job: job.name.clone(), source: error.into() })
+    made.map_err(|error| {
+        let job = job.name.clone();
+        match error {
+            // More memory than anybody has was asked for.
+            WorkerError::Memory(error @ DmaError::Invalid { .. }) => {
+                RunError::Job { job, problem: format!("bs times iodepth: {error}") }
+            }
+            error => RunError::Start { job, source: error.into() },
+        }
+    })
 }
 
 fn core_of(job: &Job, place: usize, cores: &Cores) -> usize {
