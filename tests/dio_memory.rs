@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, Stats, StatsAlloc};
 use udirect::block::{
-    Begun, BlockDevice, BlockError, Extent, MapBlocks, Mapping, QueueOptions, Reach,
+    Begun, BlockDevice, BlockError, Committed, Extent, MapBlocks, Mapping, QueueOptions, Reach,
 };
 use udirect::dio::{Done, Io, IoVector, Memory, Options, Pipeline, Refused};
 use udirect::dma::{Access, DmaBuf, Domain, DomainOptions, PagePolicy};
@@ -43,8 +43,8 @@ impl MapBlocks for Striped {
         Ok(Mapping::Mapped(Extent { lba, blocks, new: false, boundary: false }))
     }
 
-    fn commit(&self, (): (), _: u64) -> Result<(), BlockError> {
-        Ok(())
+    fn commit(&self, (): (), _: u64) -> Result<Committed, BlockError> {
+        Ok(Committed::Now)
     }
 }
 

@@ -8,8 +8,8 @@ use super::job::Job;
 use super::result::QueueCounters;
 use super::worker::WorkerError;
 use crate::block::{
-    BlockError, Completion, Counters, Identity, IoQueue, Operation, Payload, QueueOptions,
-    Rejected, Request,
+    BlockError, Completion, Counters, Durability, Identity, IoQueue, Operation, Payload,
+    QueueOptions, Rejected, Request,
 };
 use crate::dma::DmaBuf;
 use crate::units::{BlockCount, ByteLen, FileId, Lba, LbaSize};
@@ -95,7 +95,11 @@ impl Lane {
                 queue.submit(Request::new(operation, tag)).map_err(turned_raw)
             }
             Self::Pipeline { handle, .. } => {
-                let action = if write { Action::Write { durable: false } } else { Action::Read };
+                let action = if write {
+                    Action::Write { durability: Durability::Lazy }
+                } else {
+                    Action::Read
+                };
                 let (file, memory) = (FileId(0), Memory::One(buffer));
                 let io = Io { file, offset, action, memory, excess: 0, tag };
                 handle.submit(io).map_err(turned_pipeline)

@@ -4,6 +4,7 @@
 //!   begin(reach)  -> guard, size        one for each request; or "not yet", and the caller asks again
 //!   map(guard, at, blocks) -> extent | hole      once for each extent, in rising order
 //!   commit(guard, bytes)                the data is on the device: publish, then the caller is told
+//!   settled(mark)                       for durable requests: until this says so, the caller is not told
 //!   drop(guard)                         the request failed: the space goes back, nothing was ever visible
 //! ```
 //!
@@ -28,6 +29,27 @@ pub enum Intent {
     Clear,
 }
 
+/// What has to be durable before the caller of a write is told that it is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Durability {
+    /// Nothing: a later flush or sync makes it durable, or the caches do in their own time.
+    #[default]
+    Lazy,
+    /// The data, and whatever is needed to find it again, as with `O_DSYNC`.
+    Data,
+    /// The times of the file as well, as with `O_SYNC`.
+    Full,
+}
+
+impl Durability {
+    /// Says whether anything has to be durable.
+    #[inline]
+    pub const fn is_durable(self) -> bool {
+        self as u8 != 0
+    }
+}
+
 /// The bytes of a file that a request reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reach {
@@ -39,6 +61,21 @@ pub struct Reach {
     pub len: u64,
     /// What for.
     pub intent: Intent,
+    /// How durable a write is to be. If it is to be at all, its data is on the medium by the time of `commit`.
+    pub durability: Durability,
+}
+
+/// A point in the history of a map; its numbers rise, and mean something to the map alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark(pub u64);
+
+/// When what a request has published is as durable as it was to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// It is.
+    Now,
+    /// When the map has [`settled`](MapBlocks::settled) this mark.
+    Later(Mark),
 }
 
 /// What a request holds while it is under way, and the size of its file when it began.
@@ -125,7 +162,33 @@ pub trait MapBlocks {
     /// # Errors
     ///
     /// When it cannot be published; the caller is told of that instead.
-    fn commit(&self, guard: Self::Guard, bytes: u64) -> Result<(), BlockError>;
+    fn commit(&self, guard: Self::Guard, bytes: u64) -> Result<Committed, BlockError>;
+
+    /// Makes what was done to a file durable; `None` where a flush of the device is all there is to it.
+    ///
+    /// # Errors
+    ///
+    /// When it can never be made durable.
+    #[inline]
+    fn sync(&self, file: FileId) -> Result<Option<Mark>, BlockError> {
+        let _ = file;
+        Ok(None)
+    }
+
+    /// Says whether everything up to a mark is durable.
+    ///
+    /// # Errors
+    ///
+    /// When it will never be.
+    #[inline]
+    fn settled(&self, mark: Mark) -> Result<bool, BlockError> {
+        let _ = mark;
+        Ok(true)
+    }
+
+    /// Gives the map a turn to move what it does on its own, like a journal: called with every poll.
+    #[inline]
+    fn turn(&self) {}
 }
 
 /// The map of a raw device: file block n is block n, and nothing is ever made.
@@ -170,7 +233,7 @@ impl MapBlocks for Identity {
     }
 
     #[inline]
-    fn commit(&self, (): (), _: u64) -> Result<(), BlockError> {
-        Ok(())
+    fn commit(&self, (): (), _: u64) -> Result<Committed, BlockError> {
+        Ok(Committed::Now)
     }
 }

@@ -32,7 +32,10 @@ mod scripted;
 pub use device::{BlockDevice, DeviceInfo, QueueOptions};
 pub use error::{BlockError, Cause, DeviceStatus, ErrorKind};
 pub use geometry::{Geometry, Operations, SegmentRules};
-pub use map::{Begun, Extent, Identity, Intent, MapBlocks, Mapping, Reach, UNIT_BLOCKS_MAX};
+pub use map::{
+    Begun, Committed, Durability, Extent, Identity, Intent, MapBlocks, Mapping, Mark, Reach,
+    UNIT_BLOCKS_MAX,
+};
 pub use queue::{Completion, Counters, IoQueue, Rejected};
 pub use request::{Operation, Payload, Request};
 pub use runs::{Fit, Run, merged, runs};

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Begun, BlockError, Cause, Extent, Intent, MapBlocks, Mapping, Reach, UNIT_BLOCKS_MAX};
+use super::{
+    Begun, BlockError, Cause, Committed, Extent, Intent, MapBlocks, Mapping, Reach, UNIT_BLOCKS_MAX,
+};
 use crate::seed::Seed;
 use crate::units::{BlockCount, FileBlock, FileId, Lba};
 
@@ -489,7 +491,7 @@ impl MapBlocks for ScriptedMap {
         state.twisted(twist, blocks, answer)
     }
 
-    fn commit(&self, mut guard: ScriptedGuard, bytes: u64) -> Result<(), BlockError> {
+    fn commit(&self, mut guard: ScriptedGuard, bytes: u64) -> Result<Committed, BlockError> {
         let mut state = self.lock();
         guard.spent = true;
         let Made { serial, reach, ref units } = guard.made;
@@ -500,7 +502,7 @@ impl MapBlocks for ScriptedMap {
         state.events.push(Event::Committed { file, offset, bytes, units });
         state.out.remove(&serial);
         state.release_leaving();
-        Ok(())
+        Ok(Committed::Now)
     }
 }
 
@@ -526,6 +528,7 @@ impl Drop for ScriptedGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::Durability;
 
     fn map(placement: Placement) -> ScriptedMap {
         let map = ScriptedMap::new(ScriptedOptions {
@@ -540,7 +543,7 @@ mod tests {
     }
 
     fn reach(offset: u64, len: u64, intent: Intent) -> Reach {
-        Reach { file: FileId(1), offset, len, intent }
+        Reach { file: FileId(1), offset, len, intent, durability: Durability::Lazy }
     }
 
     fn extent(mapping: Mapping) -> Extent {

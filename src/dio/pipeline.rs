@@ -13,8 +13,8 @@ use super::request::{Action, Done, Io, Refused, Statistics};
 use super::shape::Plain;
 use super::walker::Walker;
 use crate::block::{
-    Begun, BlockDevice, BlockError, Cause, Counters, Extent, Intent, IoQueue, MapBlocks, Mapping,
-    Operation, Payload, QueueOptions, Reach, Rejected, Request,
+    Begun, BlockDevice, BlockError, Cause, Counters, Durability, Extent, Intent, IoQueue,
+    MapBlocks, Mapping, Operation, Payload, QueueOptions, Reach, Rejected, Request,
 };
 use crate::dma::DmaError;
 use crate::units::{BlockCount, FileBlock};
@@ -163,7 +163,9 @@ impl<M: MapBlocks> Pipeline<M> {
         let Memory::One(buffer) = io.memory else { unreachable!("a plain request has one") };
         let payload = Payload::One(buffer);
         let operation = match io.action {
-            Action::Write { durable } => Operation::Write { lba, payload, fua: durable },
+            Action::Write { durability } => {
+                Operation::Write { lba, payload, fua: durability.is_durable() }
+            }
             _ => Operation::Read { lba, payload },
         };
         match self.queue.submit(Request::new(operation, tag)) {
@@ -199,6 +201,7 @@ impl<M: MapBlocks> Pipeline<M> {
     #[inline]
     pub fn poll(&mut self, max: usize, sink: &mut impl FnMut(Done)) -> usize {
         let Self { queue, walker, under_way, .. } = self;
+        walker.map.turn();
         let mut tally = Tally { left: max, before: max, under_way };
         if !walker.ready.is_empty() {
             walker.deliver(&mut tally, sink);
@@ -263,7 +266,7 @@ impl<M: MapBlocks> Pipeline<M> {
         let (tag, guard) = self.walker.direct_end(request.tag);
         drop(guard);
         let action = match request.operation {
-            Operation::Write { fua, .. } => Action::Write { durable: fua },
+            Operation::Write { .. } => Action::Write { durability: reach.durability },
             _ => Action::Read,
         };
         let memory = match request.into_payload() {
@@ -312,14 +315,32 @@ impl<M: MapBlocks> Pipeline<M> {
                 other => self.submit_late(io, other),
             };
         }
-        self.count_in();
         if io.action == Action::Flush {
-            self.walker.admit_flush(io.tag);
-            self.walker.go_on(&mut *self.queue);
-        } else {
-            // Rule 3: nothing to do is done at once.
-            let Io { tag, memory, .. } = io;
-            self.walker.ready.push_back(Done { tag, memory, bytes: 0, result: Ok(()) });
+            return self.submit_flush(io);
+        }
+        self.count_in();
+        // Rule 3: nothing to do is done at once.
+        let Io { tag, memory, .. } = io;
+        self.walker.ready.push_back(Done { tag, memory, bytes: 0, result: Ok(()) });
+        Ok(())
+    }
+
+    /// Takes a flush: the map's affair, if it keeps anything of its own on the device.
+    fn submit_flush(&mut self, io: Io) -> Result<(), Refused> {
+        let mark = match self.walker.map.sync(io.file) {
+            Ok(mark) => mark,
+            Err(error) => return Err(Refused::Invalid(io, error)),
+        };
+        self.count_in();
+        match mark {
+            None => {
+                self.walker.admit_flush(io.tag);
+                self.walker.go_on(&mut *self.queue);
+            }
+            Some(mark) => {
+                let Io { tag, memory, .. } = io;
+                self.walker.settle_later(mark, Done { tag, memory, bytes: 0, result: Ok(()) });
+            }
         }
         Ok(())
     }
@@ -358,6 +379,7 @@ impl<M: MapBlocks> Pipeline<M> {
     /// Lets waiting requests go on, and tells the device of what they sent.
     #[cold]
     fn go_on(&mut self) {
+        self.walker.look_for_settled(self.timeout);
         for _ in 0..self.parked.len() {
             let Some((io, since)) = self.parked.pop_front() else { break };
             match self.walker.map.begin(&reach_of(&io)) {
@@ -394,6 +416,12 @@ impl Tally<'_> {
         has_room
     }
 
+    /// Takes the last count back: it was not handed over.
+    #[cold]
+    pub(super) fn uncount(&mut self) {
+        self.left += 1;
+    }
+
     /// Says whether one more may be handed over.
     #[inline(always)]
     pub(super) fn has_room(&self) -> bool {
@@ -411,10 +439,12 @@ impl Drop for Tally<'_> {
 /// Returns what a request reaches.
 #[inline]
 fn reach_of(io: &Io) -> Reach {
-    let intent = match io.action {
-        Action::Read | Action::Flush => Intent::Read,
-        Action::Write { .. } => Intent::Write,
-        Action::WriteZeroes { .. } | Action::Deallocate { .. } => Intent::Clear,
+    let (intent, durability) = match io.action {
+        Action::Read | Action::Flush => (Intent::Read, Durability::Lazy),
+        Action::Write { durability } => (Intent::Write, durability),
+        Action::WriteZeroes { durability, .. } => (Intent::Clear, durability),
+        Action::Deallocate { .. } => (Intent::Clear, Durability::Lazy),
     };
-    Reach { file: io.file, offset: io.offset, len: io.len() - u64::from(io.excess), intent }
+    let len = io.len() - u64::from(io.excess);
+    Reach { file: io.file, offset: io.offset, len, intent, durability }
 }

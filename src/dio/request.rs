@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::Memory;
-use crate::block::BlockError;
+use crate::block::{BlockError, Durability};
 use crate::units::FileId;
 
 /// One request: bytes of a file, and the memory that they go to or come from.
@@ -34,22 +34,22 @@ pub enum Action {
     Read,
     /// Writes from memory.
     Write {
-        /// Completes only when the data is durable, as with `O_DSYNC`.
-        durable: bool,
+        /// What has to be durable before it completes.
+        durability: Durability,
     },
     /// Makes bytes read as zeroes.
     WriteZeroes {
         /// How many.
         len: u64,
-        /// Completes only when they are durably zero.
-        durable: bool,
+        /// What has to be durable before it completes.
+        durability: Durability,
     },
     /// Gives the blocks of bytes back to the device; what they read as afterwards is its choice.
     Deallocate {
         /// How many.
         len: u64,
     },
-    /// Makes every write durable that completed before this was submitted.
+    /// Makes every write to the file durable that completed before this was submitted.
     Flush,
 }
 
@@ -64,7 +64,7 @@ impl Io {
     /// Makes a write of the only file.
     #[inline]
     pub fn write(offset: u64, memory: impl Into<Memory>, tag: u64) -> Self {
-        let action = Action::Write { durable: false };
+        let action = Action::Write { durability: Durability::Lazy };
         Self { file: FileId(0), offset, action, memory: memory.into(), excess: 0, tag }
     }
 
@@ -82,9 +82,17 @@ impl Io {
 
     /// Asks for the data to be durable when the request completes.
     #[must_use]
-    pub fn durable(mut self) -> Self {
-        if let Action::Write { durable } | Action::WriteZeroes { durable, .. } = &mut self.action {
-            *durable = true;
+    pub fn durable(self) -> Self {
+        self.with(Durability::Data)
+    }
+
+    /// Says what has to be durable when a write completes.
+    #[must_use]
+    pub fn with(mut self, wanted: Durability) -> Self {
+        if let Action::Write { durability } | Action::WriteZeroes { durability, .. } =
+            &mut self.action
+        {
+            *durability = wanted;
         }
         self
     }

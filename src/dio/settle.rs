@@ -1,13 +1,17 @@
 //! Completion: commands come back, records count down, requests are answered.
 #![forbid(unsafe_code)]
 
+use std::time::{Duration, Instant};
+
 use super::cursor::Cursor;
 use super::memory::Memory;
 use super::pipeline::{DIRECT, Tally, UNRECORDED};
 use super::request::{Action, Done, Io};
 use super::send::{MERGED, STREAM_BITS};
 use super::walker::Walker;
-use crate::block::{BlockError, Completion, MapBlocks, Operation, Payload, Request};
+use crate::block::{
+    BlockError, Cause, Committed, Completion, MapBlocks, Mark, Operation, Payload, Request,
+};
 
 impl<M: MapBlocks> Walker<M> {
     /// Takes a command back, and hands what it finishes to `sink`, as far as there is room.
@@ -20,7 +24,13 @@ impl<M: MapBlocks> Walker<M> {
     ) {
         let Completion { request: Request { operation, tag }, result } = completion;
         if tag & DIRECT != 0 && tally.count() {
-            sink(self.complete_plain(operation, tag, result));
+            match self.complete_plain(operation, tag, result) {
+                (done, Committed::Now) => sink(done),
+                (done, Committed::Later(mark)) => {
+                    tally.uncount();
+                    self.settle_later(mark, done);
+                }
+            }
             return;
         }
         self.take_in(Completion { request: Request { operation, tag }, result });
@@ -68,7 +78,7 @@ impl<M: MapBlocks> Walker<M> {
         operation: Operation,
         tag: u64,
         result: Result<(), BlockError>,
-    ) -> Done {
+    ) -> (Done, Committed) {
         let (tag, guard) = self.direct_end(tag);
         let (payload, moved) = match operation {
             Operation::Read { payload, .. } => (payload, &mut self.statistics.bytes_read),
@@ -78,13 +88,48 @@ impl<M: MapBlocks> Walker<M> {
         let Payload::One(buffer) = payload else { unreachable!("and has one buffer") };
         if result.is_err() {
             // The guard goes here: what the map made for the request goes back.
-            return Done { tag, memory: Memory::One(buffer), bytes: 0, result };
+            let done = Done { tag, memory: Memory::One(buffer), bytes: 0, result };
+            return (done, Committed::Now);
         }
         let bytes = buffer.len() as u64;
         *moved += bytes;
         let guard = guard.expect("a request under way has its guard");
-        let result = self.map.commit(guard, bytes);
-        Done { tag, memory: Memory::One(buffer), bytes, result }
+        let (committed, result) = outcome(self.map.commit(guard, bytes));
+        (Done { tag, memory: Memory::One(buffer), bytes, result }, committed)
+    }
+
+    /// Keeps the answer of a durable request until the map's own record of it is durable (rule 28).
+    #[cold]
+    pub(super) fn settle_later(&mut self, mark: Mark, done: Done) {
+        self.settling.push_back(Settling { mark, done, since: Instant::now() });
+    }
+
+    /// Answers the requests whose marks are settled by now, or never will be.
+    pub(super) fn look_for_settled(&mut self, timeout: Duration) {
+        for _ in 0..self.settling.len() {
+            let Some(Settling { mark, done, since }) = self.settling.pop_front() else { break };
+            let result = match self.map.settled(mark) {
+                Ok(true) => Ok(()),
+                Ok(false) if since.elapsed() < timeout => {
+                    self.settling.push_back(Settling { mark, done, since });
+                    continue;
+                }
+                Ok(false) => {
+                    let what = "the record of a durable request".into();
+                    Err(Cause::Timeout { what, after: timeout }.into())
+                }
+                Err(error) => Err(error),
+            };
+            self.ready.push_back(Done { result, ..done });
+        }
+    }
+
+    /// Answers a request whose commands are back.
+    fn answered(&mut self, (done, committed): (Done, Committed)) {
+        match committed {
+            Committed::Now => self.ready.push_back(done),
+            Committed::Later(mark) => self.settle_later(mark, done),
+        }
     }
 
     /// Refuses a request that was taken already.
@@ -99,8 +144,8 @@ impl<M: MapBlocks> Walker<M> {
     pub(super) fn take_in(&mut self, completion: Completion) {
         if completion.request.tag & DIRECT != 0 {
             let Completion { request: Request { operation, tag }, result } = completion;
-            let done = self.complete_plain(operation, tag, result);
-            self.ready.push_back(done);
+            let answer = self.complete_plain(operation, tag, result);
+            self.answered(answer);
         } else {
             self.complete_part(completion);
         }
@@ -172,13 +217,13 @@ impl<M: MapBlocks> Walker<M> {
             self.paused.push_back(cursor);
             return;
         }
-        let done = self.answer(index);
+        let answer = self.answer(index);
         self.records.give_back(index);
-        self.ready.push_back(done);
+        self.answered(answer);
     }
 
     /// Makes the answer of a request (rule 24: the walk's error, else a command's, else the bytes).
-    fn answer(&mut self, index: u16) -> Done {
+    fn answer(&mut self, index: u16) -> (Done, Committed) {
         let record = self.records.get_mut(index);
         let (stopped, failed) = (record.stopped.take(), record.failed.take());
         let failed_at = core::mem::replace(&mut record.failed_at, u64::MAX);
@@ -188,7 +233,8 @@ impl<M: MapBlocks> Walker<M> {
         let mut memory = self.holds[usize::from(index)].give_back();
         if let Some(error) = stopped.or(failed) {
             // The guard goes here: what the map made for the request goes back.
-            return Done { tag, memory, bytes: failed_at.min(bytes), result: Err(error) };
+            let bytes = failed_at.min(bytes);
+            return (Done { tag, memory, bytes, result: Err(error) }, Committed::Now);
         }
         match action {
             Action::Read => {
@@ -198,8 +244,25 @@ impl<M: MapBlocks> Walker<M> {
             Action::Write { .. } => self.statistics.bytes_written += bytes,
             _ => {}
         }
-        let result = guard.map_or(Ok(()), |guard| self.map.commit(guard, bytes));
-        Done { tag, memory, bytes, result }
+        let committed = guard.map_or(Ok(Committed::Now), |guard| self.map.commit(guard, bytes));
+        let (committed, result) = outcome(committed);
+        (Done { tag, memory, bytes, result }, committed)
+    }
+}
+
+/// The answer of a durable request, on its way to being true.
+pub(super) struct Settling {
+    mark: Mark,
+    done: Done,
+    since: Instant,
+}
+
+/// Takes the answer of a commit apart; one that failed will not become durable.
+#[inline(always)]
+fn outcome(committed: Result<Committed, BlockError>) -> (Committed, Result<(), BlockError>) {
+    match committed {
+        Ok(committed) => (committed, Ok(())),
+        Err(error) => (Committed::Now, Err(error)),
     }
 }
 

@@ -80,7 +80,9 @@ impl Shape {
     pub(super) fn plain(&self, io: &Io) -> Option<Plain> {
         let needed = match io.action {
             Action::Read => Access::DeviceWrites,
-            Action::Write { durable } if !(durable && self.flush_after) => Access::DeviceReads,
+            Action::Write { durability } if !(durability.is_durable() && self.flush_after) => {
+                Access::DeviceReads
+            }
             _ => return None,
         };
         let Memory::One(buffer) = &io.memory else { return None };

@@ -9,6 +9,7 @@ use super::memory::Memory;
 use super::pipeline::{MemoryPolicy, OpenError, Options};
 use super::record::{Hold, Records, Started, Zeroes};
 use super::request::{Action, Done, Io, Statistics};
+use super::settle::Settling;
 use super::shape::Shape;
 use super::walk::is_write;
 use crate::block::{
@@ -39,6 +40,8 @@ pub(super) struct Walker<M: MapBlocks> {
     pub(super) statistics: Statistics,
     /// Requests that are finished and were not handed over yet.
     pub(super) ready: VecDeque<Done>,
+    /// Answers that wait until the map's record of them is durable.
+    pub(super) settling: VecDeque<Settling>,
     /// By record: the memory of requests that are not plain.
     pub(super) holds: Vec<Hold>,
     /// Cursors that wait for room, and what goes on first.
@@ -88,6 +91,7 @@ impl<M: MapBlocks> Walker<M> {
             direct: 0,
             statistics: Statistics::default(),
             ready: VecDeque::with_capacity(requests),
+            settling: VecDeque::with_capacity(requests),
             holds: (0..requests).map(|_| Hold::new()).collect(),
             paused: VecDeque::with_capacity(requests),
             open: None,
@@ -108,7 +112,7 @@ impl<M: MapBlocks> Walker<M> {
     /// Says whether no cursor waits and no command is under assembly.
     #[inline]
     pub(super) fn is_idle(&self) -> bool {
-        self.paused.is_empty() && (self.open.is_none() || self.merge)
+        self.paused.is_empty() && self.settling.is_empty() && (self.open.is_none() || self.merge)
     }
 
     /// Checks everything about a request that needs neither map nor device.
@@ -214,7 +218,12 @@ fn action_has_data(action: Action) -> bool {
 }
 
 pub(super) fn is_durable(action: Action) -> bool {
-    matches!(action, Action::Write { durable: true } | Action::WriteZeroes { durable: true, .. })
+    match action {
+        Action::Write { durability } | Action::WriteZeroes { durability, .. } => {
+            durability.is_durable()
+        }
+        _ => false,
+    }
 }
 
 fn zeroes_bytes(shape: &Shape) -> usize {

@@ -8,7 +8,7 @@ use std::io::{IoSlice, IoSliceMut};
 
 use super::handle::{BLOCKING, Handle};
 use super::{Action, Done, Io, Memory, Refused};
-use crate::block::{BlockError, MapBlocks};
+use crate::block::{BlockError, Durability, MapBlocks};
 use crate::units::FileId;
 
 /// How many polls find nothing before the thread gives its core away for a moment.
@@ -181,7 +181,8 @@ impl<M: MapBlocks> Handle<M> {
     ///
     /// As [`deallocate`](Self::deallocate).
     pub fn write_zeroes(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
-        self.run(Io::bare(offset, Action::WriteZeroes { len, durable: false }, 0)).result
+        self.run(Io::bare(offset, Action::WriteZeroes { len, durability: Durability::Lazy }, 0))
+            .result
     }
 
     /// Reads up to `len` bytes, rounded up to blocks, from a block on through the staging buffer.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use udirect::block::{
-    BlockDevice, IoQueue, MapBlocks, Operation, Placement, QueueOptions, Request, ScriptedMap,
-    ScriptedOptions,
+    BlockDevice, Durability, IoQueue, MapBlocks, Operation, Placement, QueueOptions, Request,
+    ScriptedMap, ScriptedOptions,
 };
 use udirect::dio::{Done, Io, IoVector, Memory, Options, Pipeline, Refused, Slice, Source};
 use udirect::dma::{Access, DmaBuf, Domain, DomainOptions, PagePolicy};
@@ -424,4 +424,9 @@ pub(crate) fn assert_same(found: &[u8], wanted: &[u8], what: std::fmt::Arguments
         let upto = (at + 16).min(found.len());
         panic!("{what}, byte {at}: {:x?}, not {:x?}", &found[at..upto], &wanted[at..upto]);
     }
+}
+
+/// Returns the durability of a write that is sometimes to be durable.
+pub(crate) fn sometimes(durable: bool) -> Durability {
+    if durable { Durability::Data } else { Durability::Lazy }
 }

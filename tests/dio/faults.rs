@@ -4,8 +4,8 @@
 //! with the caller, nothing is in flight, and nothing stale can be read.
 
 use udirect::block::{
-    Begun, BlockDevice, BlockError, Cause, ErrorKind, Event, Identity, MapBlocks, Mapping,
-    Placement, Reach, ScriptedMap, Twist,
+    Begun, BlockDevice, BlockError, Cause, Committed, Durability, ErrorKind, Event, Identity,
+    MapBlocks, Mapping, Placement, Reach, ScriptedMap, Twist,
 };
 use udirect::dio::{
     Action, Io, IoVector, Memory, MemoryPolicy, OpenError, Options, Pipeline, SEGMENTS_MAX, Slice,
@@ -55,7 +55,7 @@ fn an_offset_or_a_length_off_the_block_is_refused_with_its_numbers() {
     assert_eq!(found, misaligned("offset 512 is not a multiple of 4096"));
     let found = refusal(&mut pipeline, Io::write(4096, buffer(6144), 1));
     assert_eq!(found, misaligned("length 6144 is not a multiple of 4096"));
-    let zeroes = Action::WriteZeroes { len: 4097, durable: false };
+    let zeroes = Action::WriteZeroes { len: 4097, durability: Durability::Lazy };
     let found = refusal(&mut pipeline, Io::bare(0, zeroes, 1));
     assert_eq!(found, misaligned("length 4097 is not a multiple of 4096"));
     let found = refusal(&mut pipeline, Io::bare(1, Action::Deallocate { len: 4096 }, 1));
@@ -109,7 +109,7 @@ fn a_range_past_the_end_of_a_raw_volume_is_refused_and_a_read_is_clipped() {
     assert_eq!(found, out(capacity - 1, 2));
     let found = refusal(&mut pipeline, Io::write(end, buffer(512), 1));
     assert_eq!(found, out(capacity, 1));
-    let zeroes = Action::WriteZeroes { len: end, durable: true };
+    let zeroes = Action::WriteZeroes { len: end, durability: Durability::Data };
     assert_eq!(refusal(&mut pipeline, Io::bare(BLOCK, zeroes, 1)), out(1, capacity));
     let deallocate = Action::Deallocate { len: BLOCK };
     assert_eq!(refusal(&mut pipeline, Io::bare(end, deallocate, 1)), out(capacity, 1));
@@ -243,7 +243,7 @@ impl MapBlocks for Odd {
         panic!("nor asks it")
     }
 
-    fn commit(&self, (): (), _: u64) -> Result<(), BlockError> {
+    fn commit(&self, (): (), _: u64) -> Result<Committed, BlockError> {
         panic!("nor tells it")
     }
 }

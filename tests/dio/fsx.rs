@@ -12,7 +12,8 @@ use udirect::soft::Execution;
 use udirect::units::{BlockCount, FileBlock};
 
 use crate::bed::{
-    Device, Drive, FILE, Setup, UNTOUCHED, World, assert_rest, assert_same, fill, map, stream,
+    Device, Drive, FILE, Setup, UNTOUCHED, World, assert_rest, assert_same, fill, map, sometimes,
+    stream,
 };
 
 /// What a run is like. Bytes throughout.
@@ -214,7 +215,7 @@ impl Run<'_> {
     }
 
     fn zero_device(&mut self, offset: u64, len: u64) {
-        let action = Action::WriteZeroes { len, durable: self.seed.chance(1, 8) };
+        let action = Action::WriteZeroes { len, durability: sometimes(self.seed.chance(1, 8)) };
         let done = self.setup.pipeline.run(Io::bare(offset, action, 0).of(FILE));
         assert_eq!(done.into_bytes().expect("zeroes"), len);
     }

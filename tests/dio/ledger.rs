@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use udirect::block::{
-    Begun, BlockDevice, BlockError, Completion, Counters, DeviceInfo, Geometry, IoQueue, MapBlocks,
-    Mapping, Operation, QueueOptions, Reach, Rejected, Request, Run, ScriptedGuard, ScriptedMap,
+    Begun, BlockDevice, BlockError, Committed, Completion, Counters, DeviceInfo, Geometry, IoQueue,
+    MapBlocks, Mapping, Operation, QueueOptions, Reach, Rejected, Request, Run, ScriptedGuard,
+    ScriptedMap,
 };
 use udirect::dma::Domain;
 use udirect::nvme::Namespace;
@@ -183,7 +184,7 @@ impl MapBlocks for Noted {
         self.inner.map(guard, at, blocks)
     }
 
-    fn commit(&self, guard: ScriptedGuard, bytes: u64) -> Result<(), BlockError> {
+    fn commit(&self, guard: ScriptedGuard, bytes: u64) -> Result<Committed, BlockError> {
         self.ledger.note(Step::Committed(bytes));
         self.inner.commit(guard, bytes)
     }

@@ -16,7 +16,7 @@ use udirect::spec::command::NvmOpcode;
 use udirect::spec::status::Status;
 use udirect::units::{BlockCount, FileBlock, LbaSize};
 
-use crate::bed::{Device, Drive, FILE, World, map};
+use crate::bed::{Device, Drive, FILE, World, map, sometimes};
 
 /// Requests of one device.
 const REQUESTS: u64 = 2_000;
@@ -197,10 +197,13 @@ impl<'a> Model<'a> {
         let salt = self.next;
         let action = match self.seed.below(20) {
             0 => Action::Flush,
-            1 => Action::WriteZeroes { len: len as u64, durable: self.seed.chance(1, 2) },
+            1 => Action::WriteZeroes {
+                len: len as u64,
+                durability: sometimes(self.seed.chance(1, 2)),
+            },
             2 => Action::Deallocate { len: len as u64 },
             3..11 => Action::Read,
-            _ => Action::Write { durable: self.seed.chance(1, 9) },
+            _ => Action::Write { durability: sometimes(self.seed.chance(1, 9)) },
         };
         let memory = match action {
             Action::Read => self.memory(len, None),

@@ -6,10 +6,10 @@ use super::{BLOCK, UNIT, error_of, step_by_step, wide, world};
 use crate::bed::{Drive, FILE, bytes, cut, map, place, read, scatter, stream, write};
 use crate::ledger::{Guise, Ledger, Noted, Step};
 use udirect::block::{
-    Begun, BlockDevice, BlockError, ErrorKind, Event, Extent, Identity, MapBlocks, Mapping,
-    Placement, QueueOptions, Reach, Run, Twist,
+    Begun, BlockDevice, BlockError, Cause, Committed, Durability, ErrorKind, Event, Extent,
+    Identity, MapBlocks, Mapping, Mark, Placement, QueueOptions, Reach, Run, Twist,
 };
-use udirect::dio::{Io, Memory, Options, Pipeline, Refused};
+use udirect::dio::{Action, Done, Io, Memory, Options, Pipeline, Refused};
 use udirect::dma::Access;
 use udirect::seed::Seed;
 use udirect::spec::command::NvmOpcode;
@@ -438,8 +438,8 @@ impl MapBlocks for Mirrored {
         Ok(Mapping::Mapped(Extent { lba, blocks: BlockCount(1), new: false, boundary: false }))
     }
 
-    fn commit(&self, (): (), _: u64) -> Result<(), BlockError> {
-        Ok(())
+    fn commit(&self, (): (), _: u64) -> Result<Committed, BlockError> {
+        Ok(Committed::Now)
     }
 }
 
@@ -490,4 +490,99 @@ fn dio_rule_35_a_reader_sees_a_file_before_or_after_an_append() {
         size = before + len;
     }
     assert!(looks_between > 60, "{looks_between} looks while an append was under way");
+}
+
+/// A raw device with a journal of its own, which a test makes durable.
+#[derive(Clone)]
+struct Journaled {
+    inner: Identity,
+    journal: Arc<Mutex<Journal>>,
+}
+
+#[derive(Default)]
+struct Journal {
+    recorded: u64,
+    durable: u64,
+    failed: bool,
+    turns: u64,
+}
+
+impl MapBlocks for Journaled {
+    type Guard = Durability;
+
+    fn begin(&self, reach: &Reach) -> Result<Option<Begun<Durability>>, BlockError> {
+        let Some(Begun { size, .. }) = self.inner.begin(reach)? else { return Ok(None) };
+        Ok(Some(Begun { guard: reach.durability, size }))
+    }
+
+    fn map(&self, _: &mut Durability, at: FileBlock, n: BlockCount) -> Result<Mapping, BlockError> {
+        self.inner.map(&mut (), at, n)
+    }
+
+    fn commit(&self, durability: Durability, _: u64) -> Result<Committed, BlockError> {
+        let mut journal = self.journal.lock().expect("no test panics under it");
+        journal.recorded += 1;
+        let mark = Mark(journal.recorded);
+        Ok(if durability.is_durable() { Committed::Later(mark) } else { Committed::Now })
+    }
+
+    fn sync(&self, _: FileId) -> Result<Option<Mark>, BlockError> {
+        Ok(Some(Mark(self.journal.lock().expect("no test panics under it").recorded)))
+    }
+
+    fn settled(&self, mark: Mark) -> Result<bool, BlockError> {
+        let journal = self.journal.lock().expect("no test panics under it");
+        if journal.failed {
+            return Err(Cause::Poisoned { what: "the journal".into() }.into());
+        }
+        Ok(mark.0 <= journal.durable)
+    }
+
+    fn turn(&self) {
+        self.journal.lock().expect("no test panics under it").turns += 1;
+    }
+}
+
+#[test]
+fn dio_rule_28_a_durable_request_is_answered_after_the_record_of_it() {
+    let world = world();
+    let inner = Identity::new(world.device.geometry());
+    let journal = Arc::<Mutex<Journal>>::default();
+    let map = Journaled { inner, journal: Arc::clone(&journal) };
+    let mut pipeline = world.pipeline(map, &Options::default());
+    let lock = || journal.lock().expect("no test panics under it");
+
+    // A plain one, one of several commands, and one that asks for nothing.
+    let memory = world.buffer(4 << 20, Access::Both);
+    pipeline.submit(Io::write(0, world.pattern(4096, 1), 1).durable()).expect("it is taken");
+    pipeline.submit(Io::write(0, memory, 2).with(Durability::Full)).expect("it is taken");
+    pipeline.submit(Io::write(8192, world.pattern(4096, 1), 3)).expect("it is taken");
+    pipeline.ring();
+    let lazy = pipeline.wait(1).pop().expect("one");
+    assert_eq!(lazy.tag, 3, "whoever asks for nothing waits for nothing");
+    let mut none = |done: Done| panic!("{done:?} is not durable yet");
+    (0..100).for_each(|_| assert_eq!(pipeline.poll(8, &mut none), 0));
+    assert_eq!((pipeline.inflight(), lock().recorded), (2, 3));
+    assert!(lock().turns >= 100, "every poll gives the map a turn");
+
+    // The journal settles one after the other, and the flush behind them with the last.
+    pipeline.submit(Io::bare(0, Action::Flush, 4)).expect("it is taken");
+    lock().durable = 2;
+    let two: Vec<u64> = pipeline.wait(2).into_iter().map(|done| done.tag).collect();
+    assert_eq!(two.len(), 2);
+    assert_eq!(pipeline.poll(8, &mut none), 0, "the flush covers the lazy one as well");
+    lock().durable = 3;
+    let flushed = pipeline.wait(1).pop().expect("one");
+    flushed.result.expect("a sound flush");
+    assert_eq!(pipeline.counters().submissions, 1 + 4 + 1, "and is the map's affair alone");
+
+    // What will never be durable fails, with its memory.
+    pipeline.submit(Io::write(0, world.pattern(4096, 1), 5).durable()).expect("it is taken");
+    pipeline.ring();
+    assert_eq!(pipeline.poll(8, &mut none), 0);
+    lock().failed = true;
+    let failed = pipeline.wait(1).pop().expect("one");
+    assert_eq!(failed.result.expect_err("never").kind(), ErrorKind::Poisoned);
+    assert!(matches!(failed.memory, Memory::One(_)));
+    assert_eq!(pipeline.inflight(), 0);
 }
