@@ -11,6 +11,7 @@ pub mod block;
 #[doc(hidden)]
 pub mod cli;
 pub mod dio;
+pub mod extent;
 pub mod nvme;
 pub mod open;
 #[doc(hidden)]
