@@ -3,7 +3,7 @@
 //! ```text
 //!   Space     takes and gives back runs of units; chooses the group           shared by all cores
 //!    ├ Layout     unit of the device <-> group and unit within it             arithmetic
-//!    └ Group      a lock, and beside it what the group has                    padded, one per core preferred
+//!    └ Group      a lock, and beside it what the group has                    padded; each core prefers one
 //!       └ Runs    free runs by their end, and by their size                   32 bits for each number
 //! ```
 //!
@@ -133,7 +133,11 @@ impl Space {
 
     /// Takes these units and no others; says whether all of them were free, and takes none if not.
     ///
-    /// For one thread at a time: others may come between its look and its hand.
+    /// For recovery and tests, before anyone else takes.
+    ///
+    /// # Panics
+    ///
+    /// If somebody takes some of them between the look and the taking.
     pub fn take_exact(&self, start: u64, units: u64) -> bool {
         let run = Run { start, units };
         let is_free = self.is_free(run);
@@ -206,22 +210,22 @@ impl Space {
         Some(self.layout.run(group, &part))
     }
 
-    /// Takes `most` units from the first group behind `home` that surely has them.
+    /// Takes `most` units from the first group, from `home` on, that surely has them.
     fn take_in_turn(&self, home: usize, most: u32) -> Option<Run> {
         let class = class_holding(most);
-        self.others(home).find_map(|(index, group)| {
+        self.in_turn(home).find_map(|(index, group)| {
             let part =
                 group.holds(class).then(|| group.with(|runs| runs.take_from_class(class, most)));
             Some(self.layout.run(index, &part.flatten()?))
         })
     }
 
-    /// Takes the better part of `most` units wherever the longest runs are.
+    /// Takes what there is of `most` units where the longest runs are; of groups alike, in the next in turn.
     fn take_long(&self, home: usize, most: u32) -> Option<Run> {
         loop {
             // The first of the best: `max_by_key` would return the last.
             let best =
-                self.others(home).rev().max_by_key(|(_, group)| group.occupied().checked_ilog2());
+                self.in_turn(home).rev().max_by_key(|(_, group)| group.occupied().checked_ilog2());
             let (index, group) = best.filter(|(_, group)| group.occupied() != 0)?;
             if let Some(part) = group.with(|runs| runs.take_long(most)) {
                 return Some(self.layout.run(index, &part));
@@ -231,7 +235,7 @@ impl Space {
     }
 
     /// Returns every group once, from `home` on.
-    fn others(&self, home: usize) -> impl DoubleEndedIterator<Item = (usize, &Group)> {
+    fn in_turn(&self, home: usize) -> impl DoubleEndedIterator<Item = (usize, &Group)> {
         let (before, from) = self.groups.split_at(home);
         let from = from.iter().zip(home..self.groups.len()).map(|(group, index)| (index, group));
         from.chain(before.iter().enumerate())
