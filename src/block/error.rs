@@ -33,6 +33,10 @@ pub enum ErrorKind {
     DeviceGone,
     /// No space left.
     NoSpace,
+    /// There is nothing of that name or number.
+    NotFound,
+    /// There is something of that name already.
+    Exists,
     /// Data that fails its own checks.
     Corrupt,
     /// The device does not offer the operation.
@@ -163,6 +167,18 @@ pub enum Cause {
         /// What ran out, with numbers.
         what: Cow<'static, str>,
     },
+    /// There is nothing of that name or number.
+    #[error("not found: {what}")]
+    NotFound {
+        /// What was looked for.
+        what: Cow<'static, str>,
+    },
+    /// There is something of that name already.
+    #[error("exists: {what}")]
+    Exists {
+        /// What is there.
+        what: Cow<'static, str>,
+    },
     /// Data fails its own checks.
     #[error("corrupt: {what}")]
     Corrupt {
@@ -212,6 +228,8 @@ impl Cause {
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::DeviceGone { .. } => ErrorKind::DeviceGone,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Exists { .. } => ErrorKind::Exists,
             Self::Corrupt { .. } | Self::Mapping { .. } => ErrorKind::Corrupt,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Poisoned { .. } | Self::Abandoned { .. } => ErrorKind::Poisoned,
@@ -298,6 +316,8 @@ impl BlockError {
             ErrorKind::Timeout => libc::ETIMEDOUT,
             ErrorKind::DeviceGone => libc::ENODEV,
             ErrorKind::NoSpace => libc::ENOSPC,
+            ErrorKind::NotFound => libc::ENOENT,
+            ErrorKind::Exists => libc::EEXIST,
             ErrorKind::Corrupt => libc::EUCLEAN,
             ErrorKind::Unsupported => libc::EOPNOTSUPP,
             ErrorKind::Poisoned => libc::EROFS,
