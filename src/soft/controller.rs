@@ -109,7 +109,7 @@ impl Controller {
     fn shut_down(&self, registers: &mut Registers) {
         drop(lock(&self.worker).take());
         self.core.halt();
-        if self.core.namespaces.iter().try_for_each(Namespace::flush).is_err() {
+        if self.core.namespaces.iter().try_for_each(Namespace::shut_down).is_err() {
             return self.core.fail("a medium cannot be flushed");
         }
         registers.shut_down();

@@ -3,7 +3,7 @@
 //! [`Core`] has the namespaces, the IOMMU, the doorbells and a [`Slot`] for each completion queue. It outlives
 //! the `controller` that owns it for as long as a pump is held. `group` does the work of one slot.
 //! Invariant (lock order): registers, then the admin group, then the admin state, then one I/O group
-//! or all of them in rising order, then the leaves (events, error log, spoilt blocks).
+//! or all of them in rising order, then the leaves (events, error log, spoilt blocks, disks).
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -44,6 +44,8 @@ pub(super) struct Core {
     pub(super) transfer_max: u64,
     /// Whether a look ahead is worth it: some medium is memory.
     pub(super) prefetches: bool,
+    /// Whether commands take the detour: somebody may decide about them, or a disk may lose its power.
+    pub(super) detours: bool,
     /// Groups by the id of their completion queue.
     slots: Box<[Slot]>,
     /// The group of each submission queue, or [`NO_GROUP`].
@@ -74,6 +76,8 @@ impl Core {
         Ok(Self {
             transfer_max: options.mdts.map_or(u64::MAX, u64::from),
             prefetches: namespaces.iter().any(|namespace| namespace.media().is_ram()),
+            detours: options.interposer.is_some()
+                || namespaces.iter().any(|namespace| namespace.disk().is_some()),
             namespaces,
             iommu: Iommu::default(),
             slots: (0..queues).map(|_| Slot::default()).collect(),

@@ -8,14 +8,14 @@
 
 use super::counters::DeviceCounters;
 use super::data::Dma;
+use super::disk::Horizon;
 use super::engine::Core;
-use super::interposer::{CommandContext, Verdict};
-use super::io;
 use super::queue::{BadIndex, CompletionQueue, SubmissionQueue};
+use super::{detour, io};
+use crate::dma::{SharedBytes, Span};
 use crate::spec::command::Command;
 use crate::spec::completion::{Completion, StatusField};
 use crate::spec::status::Status;
-use crate::units::QueueId;
 
 /// The most commands that one submission queue is served in one turn.
 const BATCH: u32 = 64;
@@ -33,6 +33,27 @@ pub(super) struct Group {
 pub(super) struct Work {
     pub(super) dma: Dma,
     pub(super) counters: DeviceCounters,
+    /// What a flush of this batch covers, by namespace; empty unless commands take the detour.
+    pub(super) horizons: Vec<Horizon>,
+    /// Where bytes of a write wait that have to reach the medium together.
+    stage: Option<SharedBytes>,
+}
+
+impl Work {
+    /// Returns what a flush of a namespace covers.
+    pub(super) fn horizon(&self, nsid: u32) -> Horizon {
+        let at = (nsid as usize).wrapping_sub(1);
+        self.horizons.get(at).copied().unwrap_or(Horizon::ALL)
+    }
+
+    /// Returns what reaches the host's memory, and a place for `len` bytes of it.
+    pub(super) fn dma_and_stage(&mut self, len: u64) -> Option<(&mut Dma, Span<'_>)> {
+        let len = usize::try_from(len).ok()?;
+        if self.stage.as_ref().is_none_or(|stage| stage.len() < len) {
+            self.stage = SharedBytes::anonymous(len.next_power_of_two()).ok();
+        }
+        Some((&mut self.dma, self.stage.as_ref()?.span().slice(0, len)?))
+    }
 }
 
 /// What became of a command.
@@ -67,6 +88,9 @@ impl Group {
 #[inline]
 fn turn(core: &Core, cq: &mut CompletionQueue, sq: &mut SubmissionQueue, work: &mut Work) -> usize {
     let (batch, announced) = batch(core, cq, sq, work);
+    if core.detours && batch > 0 {
+        detour::begin_batch(core, work);
+    }
     for left in (0..batch).rev() {
         let command = sq.fetch();
         if left > 0 && core.prefetches {
@@ -109,13 +133,8 @@ pub(super) fn batch(
 /// Executes a command, unless somebody decides otherwise.
 #[inline]
 fn decide(core: &Core, queue: u16, work: &mut Work, command: &Command) -> Outcome {
-    if let Some(interposer) = &core.options.interposer {
-        let context = CommandContext { queue: QueueId(queue), command };
-        match interposer.on_command(&context) {
-            Verdict::Execute => {}
-            Verdict::Fail(status) => return Outcome::Complete(Err(status)),
-            Verdict::Drop => return Outcome::Silent,
-        }
+    if core.detours {
+        return detour::decide(core, queue, work, command);
     }
     Outcome::Complete(io::execute(core, work, command).map(|()| 0))
 }

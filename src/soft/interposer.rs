@@ -1,6 +1,6 @@
 //! The seam where faults come in: somebody who sees each I/O command before it is executed.
 //!
-//! An [`Interposer`] is part of the options; `queue` asks it once for each I/O command and obeys.
+//! An [`Interposer`] is part of the options; `detour` asks it once for each I/O command and obeys.
 //! Absent, it costs one branch that is always predicted.
 #![forbid(unsafe_code)]
 

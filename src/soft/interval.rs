@@ -42,6 +42,11 @@ impl IntervalSet {
         self.overlapping(first, end).is_some()
     }
 
+    /// Says whether every block of `first..end`, which is not empty, is in the set.
+    pub(super) fn covers(&self, first: u64, end: u64) -> bool {
+        self.overlapping(first, end).is_some_and(|(start, stop)| start <= first && end <= stop)
+    }
+
     /// Says whether nothing is in the set.
     pub(super) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
@@ -80,6 +85,8 @@ mod tests {
             let (first, len) = (seed.below(190), 1 + seed.below(10));
             let expected = bits[first as usize..(first + len) as usize].contains(&true);
             assert_eq!(set.meets(first, first + len), expected);
+            let covered = !bits[first as usize..(first + len) as usize].contains(&false);
+            assert_eq!(set.covers(first, first + len), covered);
             let runs = bits.windows(2).filter(|pair| !pair[0] && pair[1]).count();
             assert_eq!(set.ranges.len(), runs + usize::from(bits[0]));
             assert_eq!(set.is_empty(), !bits.contains(&true));

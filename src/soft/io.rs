@@ -59,7 +59,7 @@ fn execute_rare(
     opcode: NvmOpcode,
 ) -> Result<(), Status> {
     match opcode {
-        NvmOpcode::FLUSH => flush(core, command),
+        NvmOpcode::FLUSH => flush(core, work, command),
         NvmOpcode::WRITE_UNCORRECTABLE => write_uncorrectable(core, command),
         NvmOpcode::COMPARE => compare(core, work, command),
         NvmOpcode::WRITE_ZEROES => write_zeroes(core, command),
@@ -101,7 +101,23 @@ fn write(core: &Core, work: &mut Work, command: &Command) -> Result<(), Status> 
     })?;
     namespace.heal(range);
     work.counters.bytes_written += range.len;
-    persist(core, namespace, command)
+    persist(core, namespace, command, [range])
+}
+
+/// Executes a write whose bytes all come in before any reaches the medium.
+pub(super) fn write_whole(core: &Core, work: &mut Work, command: &Command) -> Result<(), Status> {
+    check_flags(core, command)?;
+    let (namespace, range) = transfer(core, command)?;
+    let (dma, stage) = work.dma_and_stage(range.len).ok_or(Status::INTERNAL_ERROR)?;
+    dma.data(&core.iommu, command, range.len, Purpose::FromHost, |at, piece| {
+        let place = stage.slice(at as usize, piece.len()).ok_or(Status::INTERNAL_ERROR)?;
+        place.copy_from(piece);
+        Ok(())
+    })?;
+    namespace.write(range.offset, stage)?;
+    namespace.heal(range);
+    work.counters.bytes_written += range.len;
+    persist(core, namespace, command, [range])
 }
 
 fn compare(core: &Core, work: &mut Work, command: &Command) -> Result<(), Status> {
@@ -115,21 +131,22 @@ fn compare(core: &Core, work: &mut Work, command: &Command) -> Result<(), Status
     })
 }
 
-fn flush(core: &Core, command: &Command) -> Result<(), Status> {
+fn flush(core: &Core, work: &Work, command: &Command) -> Result<(), Status> {
     let unused = [command.cdw10, command.cdw11, command.cdw12, command.cdw13];
     if unused != [0; 4] || has_reserved(command) {
         return Err(Status::INVALID_FIELD);
     }
     if command.nsid == NamespaceId::ALL.0 {
-        return core.namespaces.iter().try_for_each(Namespace::flush);
+        let all = (1..).zip(&core.namespaces);
+        return all.into_iter().try_for_each(|(id, one)| one.flush(work.horizon(id)));
     }
-    core.namespace(command.nsid)?.flush()
+    core.namespace(command.nsid)?.flush(work.horizon(command.nsid))
 }
 
 fn write_zeroes(core: &Core, command: &Command) -> Result<(), Status> {
     let (namespace, range) = blocks(core, command, ZEROES_BITS)?;
     namespace.zero(range)?;
-    persist(core, namespace, command)
+    persist(core, namespace, command, [range])
 }
 
 fn write_uncorrectable(core: &Core, command: &Command) -> Result<(), Status> {
@@ -159,7 +176,7 @@ fn dataset_management(core: &Core, work: &mut Work, command: &Command) -> Result
         return Ok(());
     }
     ranges.iter().try_for_each(|range| namespace.zero(block_range(range)?))?;
-    persist(core, namespace, command)
+    persist(core, namespace, command, ranges.iter().flat_map(block_range))
 }
 
 fn copy(core: &Core, work: &mut Work, command: &Command) -> Result<(), Status> {
@@ -175,12 +192,12 @@ fn copy(core: &Core, work: &mut Work, command: &Command) -> Result<(), Status> {
     let mut ranges = [CopyRange::default(); COPY_RANGES_MAX];
     let ranges = &mut ranges[..count];
     work.dma.read(&core.iommu, command, ranges.as_mut_bytes())?;
-    copy_ranges(namespace, ranges, command.slba())?;
-    persist(core, namespace, command)
+    let target = copy_ranges(namespace, ranges, command.slba())?;
+    persist(core, namespace, command, [target])
 }
 
-/// Copies ranges one after the other, once all of them were checked.
-fn copy_ranges(namespace: &Namespace, ranges: &[CopyRange], to: u64) -> Result<(), Status> {
+/// Copies ranges one after the other, once all of them were checked, and returns where they went.
+fn copy_ranges(namespace: &Namespace, ranges: &[CopyRange], to: u64) -> Result<Range, Status> {
     let blocks = |range: &CopyRange| u64::from(range.nlb) + 1;
     let total: u64 = ranges.iter().map(blocks).sum();
     let longest = ranges.iter().map(blocks).max().unwrap_or(0);
@@ -198,7 +215,7 @@ fn copy_ranges(namespace: &Namespace, ranges: &[CopyRange], to: u64) -> Result<(
         offset += from.len;
     }
     namespace.heal(target);
-    Ok(())
+    Ok(target)
 }
 
 /// Checks a command that moves data.
@@ -237,6 +254,15 @@ fn has_reserved(command: &Command) -> bool {
 
 /// Makes a write durable where the command, or the lack of a cache, asks for it.
 #[inline]
-fn persist(core: &Core, namespace: &Namespace, command: &Command) -> Result<(), Status> {
-    if command.cdw12 & FUA != 0 || core.writes_through() { namespace.flush() } else { Ok(()) }
+fn persist(
+    core: &Core,
+    namespace: &Namespace,
+    command: &Command,
+    written: impl IntoIterator<Item = Range>,
+) -> Result<(), Status> {
+    if command.cdw12 & FUA != 0 || core.writes_through() {
+        namespace.persist(written.into_iter())
+    } else {
+        Ok(())
+    }
 }

@@ -1,16 +1,19 @@
 //! Media: what keeps the bytes of a namespace, or pretends to.
 //!
-//! [`Media`] is RAM, a sparse file, or nothing. `io` and `namespace` call it with byte ranges that they
-//! have checked; a model of a volatile write cache can stand in front of it, with the same verbs.
+//! [`Media`] is RAM, a sparse file, a disk whose power can be cut, or nothing. `io` and `namespace` call it
+//! with byte ranges that they have checked.
 //! Invariant: every range lies within [`Media::bytes`]; the file stays locked while the medium lives.
 #![forbid(unsafe_code)]
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
 
+use super::disk::{Disk, Horizon};
+use super::namespace::Range;
 use super::options::{MediaOptions, SoftError};
 use crate::dma::{SharedBytes, Span};
 
@@ -20,6 +23,8 @@ pub(super) enum Media {
     Ram(SharedBytes),
     /// A sparse file.
     File(FileMedia),
+    /// A disk with a volatile write cache. It takes whole blocks only.
+    Disk(Arc<Disk>),
     /// Nothing.
     Null {
         /// The capacity that it claims.
@@ -42,6 +47,7 @@ impl Media {
         match options {
             MediaOptions::Ram { bytes } => ram(*bytes),
             MediaOptions::File { path, bytes } => FileMedia::open(path, *bytes).map(Self::File),
+            MediaOptions::Disk(disk) => Ok(Self::Disk(Arc::clone(disk))),
             MediaOptions::Null { bytes } => Ok(Self::Null { bytes: *bytes }),
         }
     }
@@ -51,6 +57,7 @@ impl Media {
         match self {
             Self::Ram(memory) => memory.len() as u64,
             Self::File(file) => file.bytes,
+            Self::Disk(disk) => disk.bytes(),
             Self::Null { bytes } => *bytes,
         }
     }
@@ -58,6 +65,12 @@ impl Media {
     /// Says whether [`prefetch`](Self::prefetch) does anything.
     pub(super) fn is_ram(&self) -> bool {
         matches!(self, Self::Ram(_))
+    }
+
+    /// Returns the disk, if it is one.
+    #[inline]
+    pub(super) fn disk(&self) -> Option<&Disk> {
+        if let Self::Disk(disk) = self { Some(disk) } else { None }
     }
 
     /// Reads the bytes at `offset`.
@@ -69,6 +82,7 @@ impl Media {
                 Ok(())
             }
             Self::File(media) => to.read_file(&media.file, offset),
+            Self::Disk(disk) => read_disk(disk, offset, to),
             Self::Null { .. } => Ok(()),
         }
     }
@@ -82,6 +96,7 @@ impl Media {
                 Ok(())
             }
             Self::File(media) => from.write_file(&media.file, offset),
+            Self::Disk(disk) => write_disk(disk, offset, from),
             Self::Null { .. } => Ok(()),
         }
     }
@@ -94,6 +109,7 @@ impl Media {
                 Ok(here.first_difference(with).is_none())
             }
             Self::File(media) => media.equals(offset, with),
+            Self::Disk(disk) => disk_equals(disk, offset, with),
             Self::Null { .. } => Ok(true),
         }
     }
@@ -106,6 +122,7 @@ impl Media {
                 Ok(())
             }
             Self::File(media) => media.zero(offset, len),
+            Self::Disk(disk) => disk.zero(offset, len),
             Self::Null { .. } => Ok(()),
         }
     }
@@ -118,14 +135,25 @@ impl Media {
                 Ok(())
             }
             Self::File(media) => media.copy(from, to, len),
+            Self::Disk(disk) => disk.copy(from, to, len),
             Self::Null { .. } => Ok(()),
         }
     }
 
-    /// Makes everything that was written durable.
-    pub(super) fn flush(&self) -> io::Result<()> {
+    /// Makes everything durable that was written before a horizon; only a disk knows later writes apart.
+    pub(super) fn flush(&self, horizon: Horizon) -> io::Result<()> {
         match self {
             Self::File(media) => media.file.sync_data(),
+            Self::Disk(disk) => disk.flush(horizon),
+            Self::Ram(_) | Self::Null { .. } => Ok(()),
+        }
+    }
+
+    /// Makes ranges durable that were written, and where that cannot be told apart, everything.
+    pub(super) fn persist(&self, mut ranges: impl Iterator<Item = Range>) -> io::Result<()> {
+        match self {
+            Self::File(media) => media.file.sync_data(),
+            Self::Disk(disk) => ranges.try_for_each(|range| disk.persist(range.offset, range.len)),
             Self::Ram(_) | Self::Null { .. } => Ok(()),
         }
     }
@@ -134,7 +162,7 @@ impl Media {
     pub(super) fn verify(&self, offset: u64, len: u64) -> io::Result<()> {
         match self {
             Self::File(media) => media.verify(offset, len),
-            Self::Ram(_) | Self::Null { .. } => Ok(()),
+            Self::Ram(_) | Self::Disk(_) | Self::Null { .. } => Ok(()),
         }
     }
 
@@ -226,6 +254,33 @@ impl FileMedia {
         }
         Ok(())
     }
+}
+
+#[cold]
+fn read_disk(disk: &Disk, offset: u64, to: Span<'_>) -> io::Result<()> {
+    disk.visit(offset, to.len() as u64, |at, bytes| {
+        let piece = to.slice(at, bytes.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        piece.write_from(bytes);
+        Ok(())
+    })
+}
+
+#[cold]
+fn write_disk(disk: &Disk, offset: u64, from: Span<'_>) -> io::Result<()> {
+    let mut bytes = vec![0; from.len()];
+    from.read_into(&mut bytes);
+    disk.write(offset, &bytes)
+}
+
+fn disk_equals(disk: &Disk, offset: u64, with: Span<'_>) -> io::Result<bool> {
+    let mut theirs = vec![0; with.len()];
+    with.read_into(&mut theirs);
+    let mut equal = true;
+    disk.visit(offset, with.len() as u64, |at, bytes| {
+        equal &= *bytes == theirs[at..at + bytes.len()];
+        Ok(())
+    })?;
+    Ok(equal)
 }
 
 fn ram(bytes: u64) -> Result<Media, SoftError> {

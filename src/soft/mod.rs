@@ -9,8 +9,9 @@
 //!    └ Core           namespaces, IOMMU, doorbells, settings
 //!       └ Group          a completion queue and its submission queues, under one lock: one core's work
 //!          ├ queue          rings and indices
-//!          ├ io             what an opcode does    ── namespace ── media (RAM, file, nothing)
-//!          └ data           PRPs and SGLs          ── iommu (a few compares on a hit)
+//!          ├ io             what an opcode does    ── namespace ── media (RAM, file, disk, nothing)
+//!          ├ data           PRPs and SGLs          ── iommu (a few compares on a hit)
+//!          └ detour         the way of a command that a fault or a power cut may meet
 //! ```
 //!
 //! `inline` the host's poll gives it turns, on a `thread` it serves itself, `stepped` a test does. It shares
@@ -21,6 +22,8 @@ mod admin;
 mod controller;
 mod counters;
 mod data;
+mod detour;
+mod disk;
 mod engine;
 mod events;
 mod features;
@@ -43,6 +46,7 @@ mod thread;
 
 pub use controller::Controller;
 pub use counters::{DeviceCounters, OpcodeCounts};
+pub use disk::{Disk, DiskCounters, FillPattern, Pending, PendingWrite};
 pub use events::Event;
 pub use interposer::{CommandContext, Interposer, Verdict};
 pub use logs::SmartOverrides;

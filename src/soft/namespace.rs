@@ -9,6 +9,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::disk::{Disk, Horizon, PowerIsCut};
 use super::interval::IntervalSet;
 use super::media::Media;
 use super::options::{NamespaceOptions, SoftError};
@@ -48,6 +49,7 @@ impl Namespace {
         };
         // Before the medium is opened, since that may make a file.
         options.media.bytes().map_or(Ok(()), check)?;
+        options.media.lba_size().map_or(Ok(()), |disk| same_block(disk, options.lba_size))?;
         let media = Media::open(&options.media)?;
         check(media.bytes())?;
         Ok(Self {
@@ -75,6 +77,12 @@ impl Namespace {
     #[inline]
     pub(super) fn media(&self) -> &Media {
         &self.media
+    }
+
+    /// Returns the disk with a volatile cache, if that is the medium.
+    #[inline]
+    pub(super) fn disk(&self) -> Option<&Disk> {
+        self.media.disk()
     }
 
     /// Returns the bytes of `count` blocks from `first`.
@@ -123,9 +131,22 @@ impl Namespace {
         self.media.copy(from.offset, to, from.len).map_err(|error| self.unwritable(&error))
     }
 
-    /// Makes what was written durable.
-    pub(super) fn flush(&self) -> Result<(), Status> {
-        self.media.flush().map_err(|error| self.unwritable(&error))
+    /// Makes durable what was written before a horizon.
+    pub(super) fn flush(&self, horizon: Horizon) -> Result<(), Status> {
+        self.media.flush(horizon).map_err(|error| self.unwritable(&error))
+    }
+
+    /// Makes ranges durable that were written.
+    pub(super) fn persist(&self, ranges: impl Iterator<Item = Range>) -> Result<(), Status> {
+        self.media.persist(ranges).map_err(|error| self.unwritable(&error))
+    }
+
+    /// Makes everything durable before the host goes. Without power there is nothing left to do.
+    pub(super) fn shut_down(&self) -> Result<(), Status> {
+        match self.flush(Horizon::ALL) {
+            Err(Status::ABORTED_POWER_LOSS) => Ok(()),
+            result => result,
+        }
     }
 
     /// Fails if any block of the range was made unreadable.
@@ -167,21 +188,30 @@ impl Namespace {
 
     /// Erases everything and cuts the medium anew. The caller holds every queue.
     pub(super) fn format(&self, size: LbaSize) -> Result<(), Status> {
+        if self.disk().is_some_and(|disk| disk.lba_size() != size) {
+            return Err(Status::INVALID_FORMAT);
+        }
         self.zero(Range { offset: 0, len: self.media.bytes() })?;
         self.shift.store(size.shift(), Ordering::Release);
-        self.flush()
+        self.flush(Horizon::ALL)
     }
 
     #[cold]
     fn unreadable(&self, error: &io::Error) -> Status {
-        self.complain("medium cannot be read", error);
-        Status::UNRECOVERED_READ
+        self.failed("medium cannot be read", error, Status::UNRECOVERED_READ)
     }
 
     #[cold]
     fn unwritable(&self, error: &io::Error) -> Status {
-        self.complain("medium cannot be written", error);
-        Status::WRITE_FAULT
+        self.failed("medium cannot be written", error, Status::WRITE_FAULT)
+    }
+
+    fn failed(&self, what: &str, error: &io::Error, status: Status) -> Status {
+        if matches!(error.get_ref(), Some(cause) if cause.is::<PowerIsCut>()) {
+            return Status::ABORTED_POWER_LOSS;
+        }
+        self.complain(what, error);
+        status
     }
 
     /// Says why the medium fails: aloud the first time.
@@ -196,4 +226,10 @@ impl Namespace {
     fn lock_spoilt(&self) -> MutexGuard<'_, IntervalSet> {
         self.spoilt.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A disk keeps its blocks whole, and so cannot be cut otherwise.
+fn same_block(disk: LbaSize, namespace: LbaSize) -> Result<(), SoftError> {
+    let (disk, block) = (disk.bytes(), namespace.bytes());
+    if disk == block { Ok(()) } else { Err(SoftError::Blocks { disk, block }) }
 }

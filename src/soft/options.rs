@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::disk::Disk;
 use super::interposer::Interposer;
 use crate::units::LbaSize;
 
@@ -107,6 +108,8 @@ pub enum MediaOptions {
         /// Capacity; `None` for the length of the file.
         bytes: Option<u64>,
     },
+    /// A disk in memory that outlives the controller, with a volatile write cache and power that can be cut.
+    Disk(Arc<Disk>),
     /// Nothing: commands are checked and answered, and no data moves.
     Null {
         /// Capacity.
@@ -120,7 +123,13 @@ impl MediaOptions {
         match self {
             Self::Ram { bytes } | Self::Null { bytes } => Some(*bytes),
             Self::File { bytes, .. } => *bytes,
+            Self::Disk(disk) => Some(disk.bytes()),
         }
+    }
+
+    /// Returns the size of a block, where it is the medium's to say.
+    pub(super) fn lba_size(&self) -> Option<LbaSize> {
+        if let Self::Disk(disk) = self { Some(disk.lba_size()) } else { None }
     }
 }
 
@@ -170,6 +179,14 @@ pub enum SoftError {
         /// The capacity.
         bytes: u64,
         /// The block.
+        block: u32,
+    },
+    /// A disk with blocks of another size than the namespace's.
+    #[error("the disk has blocks of {disk} bytes, its namespace of {block}")]
+    Blocks {
+        /// The disk's.
+        disk: u32,
+        /// The namespace's.
         block: u32,
     },
     /// There is not so much memory.

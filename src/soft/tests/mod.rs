@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod disk;
 mod host;
 mod hostile;
 mod io;
