@@ -4,9 +4,9 @@
 //! Absent, it costs one branch that is always predicted.
 #![forbid(unsafe_code)]
 
-use crate::spec::command::Command;
+use crate::spec::command::{Command, NvmOpcode};
 use crate::spec::status::Status;
-use crate::units::QueueId;
+use crate::units::{BlockCount, Lba, QueueId};
 
 /// A command on its way to being executed.
 #[derive(Debug)]
@@ -18,8 +18,31 @@ pub struct CommandContext<'a> {
     pub command: &'a Command,
 }
 
+impl CommandContext<'_> {
+    /// Returns the blocks that the command names itself: first and count.
+    ///
+    /// `None` for Flush, and for Dataset Management and Copy, whose ranges are in memory.
+    pub fn blocks(&self) -> Option<(Lba, BlockCount)> {
+        named_blocks(self.command)
+    }
+}
+
+/// Returns the blocks that a command names itself.
+pub(super) fn named_blocks(command: &Command) -> Option<(Lba, BlockCount)> {
+    let count = u64::from(command.cdw12 & 0xffff) + 1;
+    match NvmOpcode(command.opcode) {
+        NvmOpcode::READ
+        | NvmOpcode::WRITE
+        | NvmOpcode::COMPARE
+        | NvmOpcode::VERIFY
+        | NvmOpcode::WRITE_ZEROES
+        | NvmOpcode::WRITE_UNCORRECTABLE => Some((Lba(command.slba()), BlockCount(count))),
+        _ => None,
+    }
+}
+
 /// What is to become of a command.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
     /// It is executed.
@@ -28,6 +51,22 @@ pub enum Verdict {
     Fail(Status),
     /// It is not executed and never completes.
     Drop,
+    /// It is not executed and completes with success: a write that was lost, a flush that did nothing, a
+    /// read that left the buffer as it was.
+    Lose,
+    /// It is executed on as many blocks from here, and completes as if it had not been: the last ones of
+    /// the namespace where it would pass its end. Commands that name no blocks are executed as they are.
+    Misdirect(Lba),
+    /// A read delivers, or a write stores, a byte with these bits flipped. Other commands are executed as
+    /// they are.
+    Corrupt {
+        /// Which byte, from the first of the transfer and modulo its length.
+        byte: u64,
+        /// The bits.
+        mask: u8,
+    },
+    /// It is executed as if it did not ask for force unit access.
+    StripFua,
 }
 
 /// Somebody who decides what becomes of each I/O command.

@@ -11,6 +11,7 @@ use super::engine::Core;
 use super::group::Work;
 use super::iommu::Purpose;
 use super::namespace::{Namespace, Range};
+use crate::dma::Span;
 use crate::spec::command::{Command, CopyRange, DsmRange, NvmOpcode};
 use crate::spec::status::Status;
 use crate::units::NamespaceId;
@@ -28,7 +29,7 @@ pub(super) const COPY_BLOCKS_MAX: u32 = 65_536;
 const DEALLOCATE: u32 = 1 << 2;
 
 /// Force unit access (CDW12 bit 30).
-const FUA: u32 = 1 << 30;
+pub(super) const FUA: u32 = 1 << 30;
 
 /// Bits of CDW12 that a read or write may set: NLB, FUA, limited retry.
 const TRANSFER_BITS: u32 = 0xffff | FUA | 1 << 31;
@@ -104,8 +105,13 @@ fn write(core: &Core, work: &mut Work, command: &Command) -> Result<(), Status> 
     persist(core, namespace, command, [range])
 }
 
-/// Executes a write whose bytes all come in before any reaches the medium.
-pub(super) fn write_whole(core: &Core, work: &mut Work, command: &Command) -> Result<(), Status> {
+/// Executes a write whose bytes all come in before any reaches the medium; in between `change` has them.
+pub(super) fn write_whole(
+    core: &Core,
+    work: &mut Work,
+    command: &Command,
+    change: impl FnOnce(Span<'_>),
+) -> Result<(), Status> {
     check_flags(core, command)?;
     let (namespace, range) = transfer(core, command)?;
     let (dma, stage) = work.dma_and_stage(range.len).ok_or(Status::INTERNAL_ERROR)?;
@@ -114,6 +120,7 @@ pub(super) fn write_whole(core: &Core, work: &mut Work, command: &Command) -> Re
         place.copy_from(piece);
         Ok(())
     })?;
+    change(stage);
     namespace.write(range.offset, stage)?;
     namespace.heal(range);
     work.counters.bytes_written += range.len;
@@ -220,7 +227,10 @@ fn copy_ranges(namespace: &Namespace, ranges: &[CopyRange], to: u64) -> Result<R
 
 /// Checks a command that moves data.
 #[inline]
-fn transfer<'a>(core: &'a Core, command: &Command) -> Result<(&'a Namespace, Range), Status> {
+pub(super) fn transfer<'a>(
+    core: &'a Core,
+    command: &Command,
+) -> Result<(&'a Namespace, Range), Status> {
     let (namespace, range) = blocks(core, command, TRANSFER_BITS)?;
     if range.len > core.transfer_max {
         return Err(Status::INVALID_FIELD);

@@ -3,6 +3,7 @@
 
 mod admin;
 mod disk;
+mod faults;
 mod host;
 mod hostile;
 mod io;
