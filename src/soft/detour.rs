@@ -1,7 +1,8 @@
 //! The detour: the way of a command that a fault or a power cut may meet.
 //!
 //! `group` sends commands here if there is an interposer or a disk with a volatile cache, so that all others
-//! pay one branch for both. [`decide`] counts for the disk, asks the interposer and carries its verdict out.
+//! pay one branch for both. [`decide`] counts for the disk, asks the interposer and carries its verdict out;
+//! most commands come back from it, changed or not, to be executed like any other.
 //! Neighbours: `io` executes, `interposer` judges, `disk` has the power.
 //! Invariant: a write to a disk reaches it whole or not at all, however many pieces of memory it is in.
 #![forbid(unsafe_code)]
@@ -11,7 +12,6 @@ use super::engine::Core;
 use super::group::{Outcome, Work};
 use super::interposer::{CommandContext, Verdict, named_blocks};
 use super::io;
-use super::iommu::Purpose;
 use super::namespace::Namespace;
 use crate::dma::Span;
 use crate::spec::command::{Command, NvmOpcode};
@@ -27,24 +27,39 @@ pub(super) fn begin_batch(core: &Core, work: &mut Work) {
     work.horizons.extend(core.namespaces.iter().map(horizon));
 }
 
-/// Decides what becomes of a command, and lets it.
+/// Where a command goes from here.
+pub(super) enum Way {
+    /// To be executed like any other: the command as it is, or another one.
+    On(Command),
+    /// Back: it has met its end.
+    Back(Outcome),
+}
+
+/// Decides what becomes of a command.
 #[cold]
-pub(super) fn decide(core: &Core, queue: u16, work: &mut Work, command: &Command) -> Outcome {
+pub(super) fn decide(core: &Core, queue: u16, work: &mut Work, command: &Command) -> Way {
+    let back = |result: Result<(), Status>| Way::Back(Outcome::Complete(result.map(|()| 0)));
     if let Err(status) = admit(core, command) {
-        return Outcome::Complete(Err(status));
+        return back(Err(status));
     }
     let context = CommandContext { queue: QueueId(queue), command };
     let interposer = core.options.interposer.as_ref();
-    let result = match interposer.map_or(Verdict::Execute, |who| who.on_command(&context)) {
-        Verdict::Execute => execute(core, work, command),
-        Verdict::Fail(status) => Err(status),
-        Verdict::Drop => return Outcome::Silent,
-        Verdict::Lose => Ok(()),
-        Verdict::StripFua => execute(core, work, &without_fua(command)),
-        Verdict::Misdirect(to) => execute(core, work, &misdirected(core, command, to)),
-        Verdict::Corrupt { byte, mask } => corrupt(core, work, command, byte, mask),
+    let changed = match interposer.map_or(Verdict::Execute, |who| who.on_command(&context)) {
+        Verdict::Fail(status) => return back(Err(status)),
+        Verdict::Drop => return Way::Back(Outcome::Silent),
+        Verdict::Lose => return back(Ok(())),
+        Verdict::StripFua => without_fua(command),
+        Verdict::Misdirect(to) => misdirected(core, command, to),
+        Verdict::Corrupt { byte, mask } if moves_data(command) => {
+            let change = |bytes: Span<'_>| flip(bytes, byte, mask);
+            return back(io::execute_staged(core, work, command, change));
+        }
+        Verdict::Execute | Verdict::Corrupt { .. } => *command,
     };
-    Outcome::Complete(result.map(|()| 0))
+    if writes_to_disk(core, &changed) {
+        return back(io::execute_staged(core, work, &changed, |_| ()));
+    }
+    Way::On(changed)
 }
 
 /// Lets a command in where there is power.
@@ -61,13 +76,13 @@ fn admit(core: &Core, command: &Command) -> Result<(), Status> {
     core.namespace(command.nsid).map_or(Ok(()), admit)
 }
 
-fn execute(core: &Core, work: &mut Work, command: &Command) -> Result<(), Status> {
+fn moves_data(command: &Command) -> bool {
+    [NvmOpcode::READ, NvmOpcode::WRITE].contains(&NvmOpcode(command.opcode))
+}
+
+fn writes_to_disk(core: &Core, command: &Command) -> bool {
     let disk = core.namespace(command.nsid).is_ok_and(|namespace| namespace.disk().is_some());
-    if disk && NvmOpcode(command.opcode) == NvmOpcode::WRITE {
-        io::write_whole(core, work, command, |_| ())
-    } else {
-        io::execute(core, work, command)
-    }
+    disk && NvmOpcode(command.opcode) == NvmOpcode::WRITE
 }
 
 fn without_fua(command: &Command) -> Command {
@@ -91,36 +106,10 @@ fn misdirected(core: &Core, command: &Command, to: Lba) -> Command {
     }
 }
 
-/// Executes a command and flips bits on the way.
-fn corrupt(
-    core: &Core,
-    work: &mut Work,
-    command: &Command,
-    byte: u64,
-    mask: u8,
-) -> Result<(), Status> {
-    match NvmOpcode(command.opcode) {
-        NvmOpcode::WRITE => io::write_whole(core, work, command, |bytes| {
-            flip(bytes, byte % bytes.len() as u64, mask);
-        }),
-        NvmOpcode::READ => {
-            execute(core, work, command)?;
-            let (_, range) = io::transfer(core, command)?;
-            let byte = byte % range.len;
-            work.dma.data(&core.iommu, command, range.len, Purpose::ToHost, |at, piece| {
-                byte.checked_sub(at).inspect(|byte| flip(piece, *byte, mask));
-                Ok(())
-            })
-        }
-        _ => execute(core, work, command),
-    }
-}
-
-/// Flips bits of one byte, if the byte lies in the span.
-fn flip(span: Span<'_>, byte: u64, mask: u8) {
-    let Some(cell) = usize::try_from(byte).ok().and_then(|byte| span.slice(byte, 1)) else {
-        return;
-    };
+/// Flips bits of one byte, counted modulo the length.
+fn flip(bytes: Span<'_>, byte: u64, mask: u8) {
+    let at = byte.checked_rem(bytes.len() as u64).unwrap_or(0) as usize;
+    let Some(cell) = bytes.slice(at, 1) else { return };
     let mut value = [0];
     cell.read_into(&mut value);
     cell.write_from(&[value[0] ^ mask]);

@@ -8,6 +8,7 @@
 
 use super::counters::DeviceCounters;
 use super::data::Dma;
+use super::detour::Way;
 use super::disk::Horizon;
 use super::engine::Core;
 use super::queue::{BadIndex, CompletionQueue, SubmissionQueue};
@@ -133,9 +134,18 @@ pub(super) fn batch(
 /// Executes a command, unless somebody decides otherwise.
 #[inline]
 fn decide(core: &Core, queue: u16, work: &mut Work, command: &Command) -> Outcome {
+    let changed;
+    let mut command = command;
     if core.detours {
-        return detour::decide(core, queue, work, command);
+        match detour::decide(core, queue, work, command) {
+            Way::Back(outcome) => return outcome,
+            Way::On(instead) => {
+                changed = instead;
+                command = &changed;
+            }
+        }
     }
+    // The only call, so that it becomes part of the loop.
     Outcome::Complete(io::execute(core, work, command).map(|()| 0))
 }
 

@@ -105,8 +105,9 @@ fn write(core: &Core, work: &mut Work, command: &Command) -> Result<(), Status> 
     persist(core, namespace, command, [range])
 }
 
-/// Executes a write whose bytes all come in before any reaches the medium; in between `change` has them.
-pub(super) fn write_whole(
+/// Executes a read or a write by way of a stage: all bytes are there, and `change` has them, before any
+/// reaches the host or the medium.
+pub(super) fn execute_staged(
     core: &Core,
     work: &mut Work,
     command: &Command,
@@ -114,10 +115,44 @@ pub(super) fn write_whole(
 ) -> Result<(), Status> {
     check_flags(core, command)?;
     let (namespace, range) = transfer(core, command)?;
+    if NvmOpcode(command.opcode) == NvmOpcode::READ {
+        read_staged(core, work, command, (namespace, range), change)
+    } else {
+        write_staged(core, work, command, (namespace, range), change)
+    }
+}
+
+fn read_staged(
+    core: &Core,
+    work: &mut Work,
+    command: &Command,
+    (namespace, range): (&Namespace, Range),
+    change: impl FnOnce(Span<'_>),
+) -> Result<(), Status> {
+    namespace.refuse_spoilt(range)?;
+    let (dma, stage) = work.dma_and_stage(range.len).ok_or(Status::INTERNAL_ERROR)?;
+    // A medium that keeps nothing leaves what is there, and that was another command's.
+    stage.fill(0);
+    namespace.read(range.offset, stage)?;
+    change(stage);
+    dma.data(&core.iommu, command, range.len, Purpose::ToHost, |at, piece| {
+        piece.copy_from(part(stage, at, piece.len())?);
+        Ok(())
+    })?;
+    work.counters.bytes_read += range.len;
+    Ok(())
+}
+
+fn write_staged(
+    core: &Core,
+    work: &mut Work,
+    command: &Command,
+    (namespace, range): (&Namespace, Range),
+    change: impl FnOnce(Span<'_>),
+) -> Result<(), Status> {
     let (dma, stage) = work.dma_and_stage(range.len).ok_or(Status::INTERNAL_ERROR)?;
     dma.data(&core.iommu, command, range.len, Purpose::FromHost, |at, piece| {
-        let place = stage.slice(at as usize, piece.len()).ok_or(Status::INTERNAL_ERROR)?;
-        place.copy_from(piece);
+        part(stage, at, piece.len())?.copy_from(piece);
         Ok(())
     })?;
     change(stage);
@@ -125,6 +160,11 @@ pub(super) fn write_whole(
     namespace.heal(range);
     work.counters.bytes_written += range.len;
     persist(core, namespace, command, [range])
+}
+
+/// Returns the piece of a stage that a piece of memory stands for.
+fn part(stage: Span<'_>, at: u64, len: usize) -> Result<Span<'_>, Status> {
+    stage.slice(at as usize, len).ok_or(Status::INTERNAL_ERROR)
 }
 
 fn compare(core: &Core, work: &mut Work, command: &Command) -> Result<(), Status> {
@@ -227,10 +267,7 @@ fn copy_ranges(namespace: &Namespace, ranges: &[CopyRange], to: u64) -> Result<R
 
 /// Checks a command that moves data.
 #[inline]
-pub(super) fn transfer<'a>(
-    core: &'a Core,
-    command: &Command,
-) -> Result<(&'a Namespace, Range), Status> {
+fn transfer<'a>(core: &'a Core, command: &Command) -> Result<(&'a Namespace, Range), Status> {
     let (namespace, range) = blocks(core, command, TRANSFER_BITS)?;
     if range.len > core.transfer_max {
         return Err(Status::INVALID_FIELD);
@@ -262,8 +299,9 @@ fn has_reserved(command: &Command) -> bool {
     u64::from(words) | command.mptr != 0
 }
 
-/// Makes a write durable where the command, or the lack of a cache, asks for it.
-#[inline]
+/// Makes a write durable where the command, or the lack of a cache, asks for it. Always inlined: for most
+/// writes it is two questions.
+#[inline(always)]
 fn persist(
     core: &Core,
     namespace: &Namespace,

@@ -74,7 +74,8 @@ impl Media {
     }
 
     /// Reads the bytes at `offset`.
-    #[inline]
+    // Always: with a second caller, the stage, it would be a call for every piece of every command.
+    #[inline(always)]
     pub(super) fn read(&self, offset: u64, to: Span<'_>) -> io::Result<()> {
         match self {
             Self::Ram(memory) => {
@@ -88,7 +89,8 @@ impl Media {
     }
 
     /// Writes bytes at `offset`.
-    #[inline]
+    // Always: with a second caller, the stage, it would be a call for every piece of every command.
+    #[inline(always)]
     pub(super) fn write(&self, offset: u64, from: Span<'_>) -> io::Result<()> {
         match self {
             Self::Ram(memory) => {

@@ -136,7 +136,8 @@ impl Namespace {
         self.media.flush(horizon).map_err(|error| self.unwritable(&error))
     }
 
-    /// Makes ranges durable that were written.
+    /// Makes ranges durable that were written. Not inlined: what most writes need is the question before it.
+    #[inline(never)]
     pub(super) fn persist(&self, ranges: impl Iterator<Item = Range>) -> Result<(), Status> {
         self.media.persist(ranges).map_err(|error| self.unwritable(&error))
     }

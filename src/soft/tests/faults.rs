@@ -191,6 +191,17 @@ fn corruption_reaches_scattered_memory() {
 }
 
 #[test]
+fn corruption_of_nothing_shows_no_bytes_of_other_commands() {
+    let faults = Faults::new(0);
+    let mut bed = Bed::new(MediaOptions::Null { bytes: 1 << 20 }, &faults);
+    faults.add(FaultRule::new(FaultAction::Corrupt { byte: 0, mask: 1 }));
+    bed.write(0, 2, 1);
+    let mut expected = vec![0; 1024];
+    expected[0] = 1;
+    assert_eq!(bed.read(0, 2), expected);
+}
+
+#[test]
 fn flipped_bits_are_single_and_come_from_the_seed() {
     let mut seed = Seed::from_env("flipped bits");
     on_each_medium(seed.u64(..), |bed, faults| {
