@@ -134,6 +134,9 @@ fn on_threads<T: Send>(states: &mut [T], work: impl Fn(&mut T) + Sync) -> Durati
 }
 
 /// A writer that takes a unit at a time, each behind the one before.
+///
+/// Padded: its goal changes with every unit, and the writers of two threads lie side by side.
+#[repr(align(128))]
 struct Taker {
     preferred: usize,
     goal: Option<u64>,
