@@ -109,6 +109,16 @@ pub enum Mapping {
     Hole(BlockCount),
 }
 
+/// The end of a file that can be moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The size of the file.
+    pub size: u64,
+    /// Up to here, what the device has behind the end is part of the file's last unit, and may be anything: whoever
+    /// moves the end past it writes zeroes there first. `size` where there is nothing of the kind.
+    pub loose: u64,
+}
+
 /// Whoever knows which blocks of the device a file is made of.
 ///
 /// Nothing here waits for I/O. What an implementation has to keep:
@@ -184,6 +194,13 @@ pub trait MapBlocks {
     fn settled(&self, mark: Mark) -> Result<bool, BlockError> {
         let _ = mark;
         Ok(true)
+    }
+
+    /// Returns the end of a file; `None` where no write moves it, or the file is not there.
+    #[inline]
+    fn end(&self, file: FileId) -> Option<End> {
+        let _ = file;
+        None
     }
 
     /// Gives the map a turn to move what it does on its own, like a journal: called with every poll.

@@ -33,7 +33,7 @@ pub use device::{BlockDevice, DeviceInfo, QueueOptions};
 pub use error::{BlockError, Cause, DeviceStatus, ErrorKind};
 pub use geometry::{Geometry, Operations, SegmentRules};
 pub use map::{
-    Begun, Committed, Durability, Extent, Identity, Intent, MapBlocks, Mapping, Mark, Reach,
+    Begun, Committed, Durability, End, Extent, Identity, Intent, MapBlocks, Mapping, Mark, Reach,
     UNIT_BLOCKS_MAX,
 };
 pub use queue::{Completion, Counters, IoQueue, Rejected};

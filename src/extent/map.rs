@@ -22,7 +22,7 @@ use super::space::Run;
 use super::store::Store;
 use super::tree::{FILE_UNITS_MAX, Found, Mapped};
 use crate::block::{
-    Begun, BlockError, Cause, Committed, Durability, Extent, Intent, MapBlocks, Mapping, Mark,
+    Begun, BlockError, Cause, Committed, Durability, End, Extent, Intent, MapBlocks, Mapping, Mark,
     Reach,
 };
 use crate::units::{BlockCount, FileBlock, FileId};
@@ -398,6 +398,19 @@ impl MapBlocks for Store {
             Some(what) => Err(StoreError::Poisoned { what: what.into() }.into()),
             None => Ok(false),
         }
+    }
+
+    fn end(&self, file: FileId) -> Option<End> {
+        let object = self.shared.find(file)?;
+        let state = object.read();
+        let size = state.size;
+        let within = size & ((1 << self.shift()) - 1) != 0;
+        let loose = if within && matches!(state.tree.find(size >> self.shift()), Found::Extent(_)) {
+            size.next_multiple_of(1 << self.shift())
+        } else {
+            size
+        };
+        (!state.removed).then_some(End { size, loose })
     }
 
     #[inline]

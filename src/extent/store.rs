@@ -198,6 +198,18 @@ impl Store {
         Ok(state.tree.iter().map(segment).collect())
     }
 
+    /// Says whether an object has data at a byte, and not a hole or space without data.
+    ///
+    /// # Errors
+    ///
+    /// `NoObject`.
+    pub fn has_data(&self, id: FileId, offset: u64) -> Result<bool, StoreError> {
+        let object = self.shared.object(id)?;
+        let unit = offset >> self.shared.layout.unit_shift;
+        let state = object.read();
+        Ok(state.is_written(unit..unit + 1))
+    }
+
     /// Gives an object a name, in place of the one it has; an object that has the name already is removed with it, at
     /// once: after a crash the name belongs to one of the two.
     ///

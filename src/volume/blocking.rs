@@ -17,11 +17,20 @@ const IDLE_POLLS: u32 = 1000;
 impl<M: MapBlocks> Handle<M> {
     /// Carries out one request and waits for it. The caller's tag comes back.
     pub fn run(&mut self, io: Io) -> Done {
+        self.run_by(io, Self::submit_tagged)
+    }
+
+    /// Carries out one request, submitted in a way of its own, and waits for it.
+    pub(super) fn run_by(
+        &mut self,
+        io: Io,
+        submit: fn(&mut Self, Io) -> Result<(), Refused>,
+    ) -> Done {
         let tag = io.tag;
         let mut io = Io { tag: BLOCKING, ..io };
         let mut idle = 0;
         loop {
-            match self.submit_tagged(io) {
+            match submit(self, io) {
                 Ok(()) => break,
                 Err(Refused::Full(back)) => {
                     io = back;
@@ -130,6 +139,22 @@ impl<M: MapBlocks> Handle<M> {
         buffers: &[IoSlice<'_>],
         offset: u64,
     ) -> Result<(), BlockError> {
+        self.write_durably_at(file, buffers, offset, Durability::Lazy)
+    }
+
+    /// Writes several slices as [`write_file_at`](Self::write_file_at) does; returns when they are as durable as
+    /// that.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_at`](Self::write_at).
+    pub fn write_durably_at(
+        &mut self,
+        file: FileId,
+        buffers: &[IoSlice<'_>],
+        offset: u64,
+        durability: Durability,
+    ) -> Result<(), BlockError> {
         let total = buffers.iter().map(|buffer| buffer.len()).sum::<usize>();
         let (mut at, mut left) = (offset, total);
         let mut rest = buffers.iter().flat_map(|buffer| buffer.chunks(CHUNK));
@@ -149,7 +174,7 @@ impl<M: MapBlocks> Handle<M> {
                 staging[filled..filled + here].copy_from_slice(&current[..here]);
                 (current, filled) = (&current[here..], filled + here);
             }
-            let done = self.run(Io::write(at, staging, 0).of(file));
+            let done = self.run(Io::write(at, staging, 0).of(file).with(durability));
             self.staging = done.memory.into_one();
             done.result?;
             (at, left) = (at + len as u64, left - len);
@@ -206,7 +231,7 @@ impl<M: MapBlocks> Handle<M> {
     }
 
     /// Polls once for other requests' sake too: their answers are kept.
-    fn idle(&mut self, idle: &mut u32) {
+    pub(super) fn idle(&mut self, idle: &mut u32) {
         if self.poll_inside() > 0 {
             *idle = 0;
             return;
@@ -219,7 +244,7 @@ impl<M: MapBlocks> Handle<M> {
         }
     }
 
-    fn block(&self) -> u64 {
+    pub(super) fn block(&self) -> u64 {
         u64::from(self.lba_size().bytes())
     }
 }

@@ -23,18 +23,26 @@ struct Turns {
     wanted: BTreeMap<u64, Wanted>,
 }
 
-/// The first and the last block of a write, where it covers only a part of them.
+/// The first and the last block of a write, where it covers only a part of them; or the end of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) file: FileId,
     pub(super) head: Option<FileBlock>,
     pub(super) tail: Option<FileBlock>,
+    /// Whether the end of the file is wanted, wherever that is.
+    pub(super) end: bool,
 }
 
 impl Wanted {
+    /// The end of a file, and no block of it.
+    pub(super) fn end_of(file: FileId) -> Self {
+        Self { file, head: None, tail: None, end: true }
+    }
+
     fn meets(&self, other: &Self) -> bool {
         let blocks = |wanted: &Self| [wanted.head, wanted.tail].into_iter().flatten();
-        self.file == other.file && blocks(self).any(|block| blocks(other).any(|o| o == block))
+        let same_block = || blocks(self).any(|block| blocks(other).any(|o| o == block));
+        self.file == other.file && (self.end && other.end || same_block())
     }
 }
 
@@ -85,7 +93,7 @@ mod tests {
 
     fn wanted(head: u64, tail: u64) -> Wanted {
         let (head, tail) = (Some(FileBlock(head)), Some(FileBlock(tail)));
-        Wanted { file: FileId(1), head, tail }
+        Wanted { file: FileId(1), head, tail, end: false }
     }
 
     #[test]

@@ -8,19 +8,24 @@ use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::edges::Edges;
+use super::edges::{Edges, Turn};
+use super::extend::{APPEND, EXTENDING_MAX, Extending, Stage as EndStage, gone};
 use super::ragged::{Part, Ragged, Stage};
 use super::{Action, Done, Io, Memory, OpenError, Options, Refused, SEGMENTS_MAX, Statistics};
 use crate::block::{BlockDevice, BlockError, Cause, Counters, MapBlocks};
 use crate::dio::Pipeline;
-use crate::dma::{Access, DmaBuf};
-use crate::units::{BlockCount, Lba, LbaSize};
+use crate::dma::{Access, DmaBuf, Domain};
+use crate::units::{BlockCount, FileId, Lba, LbaSize};
 
 /// Marks the tags of the handle's own requests; callers' tags stay below.
 pub(super) const OWN: u64 = 1 << 63;
 
 /// The tag of a blocking call's request.
 pub(super) const BLOCKING: u64 = OWN | 1 << 62;
+
+/// Marks the tags of writes that move the end of a file: the slot follows, and whether it is the write itself or the
+/// zeroes before it.
+const EXTENDING: u64 = OWN | 1 << 61;
 
 /// Requests off the grid at once; each has up to two edge buffers.
 const RAGGED_MAX: usize = 32;
@@ -52,6 +57,12 @@ pub struct Handle<M: MapBlocks> {
     ragged: Vec<Option<Ragged>>,
     free: Vec<u16>,
     edge_buffers: Vec<DmaBuf>,
+    /// Writes that move the end of a file, by the slot in their tags; and how many there are.
+    extending: Vec<Option<Extending>>,
+    extending_count: usize,
+    domain: Arc<Domain>,
+    /// Where the last append of a blocking call began.
+    pub(super) appended: u64,
     /// Answers to the handle's own requests.
     answers: VecDeque<Done>,
     /// Requests that are finished and were not handed over yet.
@@ -82,6 +93,10 @@ impl<M: MapBlocks> Handle<M> {
             ragged: (0..RAGGED_MAX).map(|_| None).collect(),
             free: (0..RAGGED_MAX as u16).rev().collect(),
             edge_buffers: edge_buffers?,
+            extending: (0..EXTENDING_MAX).map(|_| None).collect(),
+            extending_count: 0,
+            domain: Arc::clone(device.dma()),
+            appended: 0,
             answers: VecDeque::with_capacity(pipeline.capacity()),
             ready: VecDeque::with_capacity(RAGGED_MAX + pipeline.capacity()),
             answer: None,
@@ -107,6 +122,16 @@ impl<M: MapBlocks> Handle<M> {
         self.submit_tagged(io)
     }
 
+    /// Takes a write that begins where its file ends by the time its turn comes; the request's own offset does not
+    /// count. Appends of all handles to one file follow each other, without gaps and in one piece each.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit).
+    pub fn submit_append(&mut self, io: Io) -> Result<(), Refused> {
+        self.submit(Io { offset: APPEND, ..io })
+    }
+
     /// Tells the device of everything that was submitted since the last call.
     #[inline]
     pub fn ring(&mut self) {
@@ -129,7 +154,7 @@ impl<M: MapBlocks> Handle<M> {
             }
         });
         delivered += count - own;
-        if own > 0 || self.free.len() < RAGGED_MAX {
+        if own > 0 || self.free.len() < RAGGED_MAX || self.extending_count > 0 {
             self.go_on();
             delivered += self.deliver(max - delivered, sink);
         }
@@ -140,7 +165,9 @@ impl<M: MapBlocks> Handle<M> {
     #[inline]
     pub fn inflight(&self) -> usize {
         let out = self.ragged.iter().flatten().map(Ragged::requests_out).sum::<usize>();
-        self.pipeline.inflight() - out + (RAGGED_MAX - self.free.len()) + self.ready.len()
+        let moving = self.extending.iter().flatten().filter(|one| one.is_out()).count();
+        self.pipeline.inflight() - out + (RAGGED_MAX - self.free.len()) + self.ready.len() - moving
+            + self.extending_count
     }
 
     /// Returns the most requests that may be under way.
@@ -163,6 +190,31 @@ impl<M: MapBlocks> Handle<M> {
         self.pipeline.counters()
     }
 
+    /// Takes the turn at the end of a file.
+    pub(super) fn turn_at_end(&self, file: FileId) -> Turn {
+        self.edges.queue_up(Extending::wanted(file))
+    }
+
+    /// Takes a write where its file ends, whose tag may be the handle's own.
+    pub(super) fn append_tagged(&mut self, io: Io) -> Result<(), Refused> {
+        self.submit_tagged(Io { offset: APPEND, ..io })
+    }
+
+    /// Sends a request that does not wait for the turn at an end: the caller has it.
+    pub(super) fn submit_with_turn(&mut self, io: Io) -> Result<(), Refused> {
+        self.submit_inside(io)
+    }
+
+    /// Returns how long a request may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Returns the memory that the device can reach.
+    pub(super) fn domain(&self) -> &Arc<Domain> {
+        &self.domain
+    }
+
     /// Returns the map.
     pub fn map(&self) -> &M {
         self.pipeline.map()
@@ -176,6 +228,19 @@ impl<M: MapBlocks> Handle<M> {
     /// Takes a request whose tag may be the handle's own.
     #[inline]
     pub(super) fn submit_tagged(&mut self, io: Io) -> Result<(), Refused> {
+        if matches!(io.action, Action::Write { .. })
+            && let Some(end) = self.pipeline.map().end(io.file)
+            && io.offset.saturating_add(io.len()) > end.size
+            && !io.is_empty()
+        {
+            return self.submit_extending(io);
+        }
+        self.submit_inside(io)
+    }
+
+    /// Takes a request that does not move an end, or whose turn to do so has come.
+    #[inline]
+    fn submit_inside(&mut self, io: Io) -> Result<(), Refused> {
         // A wrong length of a request that is not ragged is found further down.
         let odd = u64::from(self.lba_size.bytes()) - 1;
         let moves = matches!(io.action, Action::Read | Action::Write { .. });
@@ -213,6 +278,123 @@ impl<M: MapBlocks> Handle<M> {
         Ok(())
     }
 
+    #[cold]
+    fn submit_extending(&mut self, io: Io) -> Result<(), Refused> {
+        if self.extending_count == EXTENDING_MAX {
+            return Err(Refused::Full(io));
+        }
+        if let Err(error) = self.pipeline.check_memory(&io) {
+            return Err(Refused::Invalid(io, error));
+        }
+        let slot = self.extending.iter().position(Option::is_none).expect("one is free");
+        let turn = self.edges.queue_up(Extending::wanted(io.file));
+        self.extending[slot] = Some(Extending::new(io, turn));
+        self.extending_count += 1;
+        self.extend(slot);
+        Ok(())
+    }
+
+    /// Takes the next steps of a write that moves an end, as far as there is room.
+    fn extend(&mut self, slot: usize) {
+        while let Some(one) = &mut self.extending[slot] {
+            match one.stage {
+                EndStage::Waiting if one.may_go() => {
+                    let file = one.file;
+                    let Some(end) = self.pipeline.map().end(file) else {
+                        self.end_extending(slot, gone(file));
+                        return;
+                    };
+                    match one.place(end) {
+                        None => one.stage = EndStage::Placed,
+                        Some(fill) => {
+                            if !self.fill_before(slot, file, fill) {
+                                return;
+                            }
+                        }
+                    }
+                }
+                EndStage::Waiting if one.since.elapsed() >= self.timeout => {
+                    let what = "another write at the end of the file".into();
+                    self.end_extending(slot, Cause::Timeout { what, after: self.timeout }.into());
+                }
+                EndStage::Placed => {
+                    let io = one.take(EXTENDING | (slot as u64) << 1 | 1);
+                    let refused = self.submit_inside(io).err();
+                    let one = self.extending[slot].as_mut().expect("it is under way");
+                    match refused {
+                        None => one.stage = EndStage::Moving,
+                        Some(Refused::Full(io)) => {
+                            one.put_back(io);
+                            return;
+                        }
+                        Some(Refused::Invalid(io, error)) => {
+                            one.put_back(io);
+                            self.end_extending(slot, error);
+                        }
+                    }
+                }
+                EndStage::Waiting | EndStage::Filling | EndStage::Moving => return,
+            }
+        }
+    }
+
+    /// Sends the zeroes between the end and a write behind it; says whether they are on their way, or why not is
+    /// told already.
+    fn fill_before(&mut self, slot: usize, file: FileId, bytes: core::ops::Range<u64>) -> bool {
+        let len = (bytes.end - bytes.start) as usize;
+        let mut zeroes = match self.domain.buffer(len, Access::Both) {
+            Ok(zeroes) => zeroes,
+            Err(error) => {
+                let cause = Cause::Busy { what: error.to_string().into() };
+                self.end_extending(slot, BlockError::from(cause).with_source(error));
+                return true;
+            }
+        };
+        zeroes.fill(0);
+        let io = Io::write(bytes.start, zeroes, EXTENDING | (slot as u64) << 1).of(file);
+        let refused = self.submit_inside(io).err();
+        match refused {
+            None => {
+                let one = self.extending[slot].as_mut().expect("it is under way");
+                one.stage = EndStage::Filling;
+                true
+            }
+            Some(Refused::Full(_)) => false,
+            Some(Refused::Invalid(_, error)) => {
+                self.end_extending(slot, error);
+                true
+            }
+        }
+    }
+
+    /// Ends a write at an end before it was sent.
+    #[cold]
+    fn end_extending(&mut self, slot: usize, error: BlockError) {
+        let one = self.extending[slot].take().expect("it is under way");
+        self.extending_count -= 1;
+        let tag = one.tag;
+        let memory = one.into_memory();
+        self.hand_over(Done { tag, memory, bytes: 0, result: Err(error) });
+    }
+
+    /// Takes in the answer to a request of a write at an end.
+    fn extended(&mut self, done: Done) {
+        let slot = (done.tag & !EXTENDING) as usize >> 1;
+        let one = self.extending[slot].as_mut().expect("a request of it was in flight");
+        if done.tag & 1 == 0 {
+            one.stage = EndStage::Placed;
+            if let Err(error) = done.result {
+                self.end_extending(slot, error);
+            }
+            return;
+        }
+        self.appended = one.placed;
+        let tag = one.tag;
+        self.extending[slot] = None;
+        self.extending_count -= 1;
+        self.hand_over(Done { tag, ..done });
+    }
+
     fn check_ragged(&mut self, io: &Io) -> Result<(), BlockError> {
         let segments = match &io.memory {
             Memory::Vector(vector) => vector.slices.len(),
@@ -241,12 +423,15 @@ impl<M: MapBlocks> Handle<M> {
         for index in 0..self.ragged.len() as u16 {
             self.advance(index);
         }
+        if self.extending_count > 0 {
+            (0..EXTENDING_MAX).for_each(|slot| self.extend(slot));
+        }
         self.pipeline.ring();
     }
 
     fn take_in(&mut self, done: Done) {
-        if done.tag == BLOCKING {
-            self.answer = Some(done);
+        if done.tag == BLOCKING || done.tag & EXTENDING == EXTENDING {
+            self.hand_over(done);
             return;
         }
         let (index, part) = untag(done.tag);
@@ -280,6 +465,8 @@ impl<M: MapBlocks> Handle<M> {
     fn hand_over(&mut self, done: Done) {
         if done.tag == BLOCKING {
             self.answer = Some(done);
+        } else if done.tag & EXTENDING == EXTENDING {
+            self.extended(done);
         } else {
             self.ready.push_back(done);
         }

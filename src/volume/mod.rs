@@ -13,14 +13,17 @@
 
 mod blocking;
 mod edges;
+mod extend;
 mod future;
 mod handle;
+mod object;
 mod ragged;
 
 use std::sync::Arc;
 
 pub use future::{AsyncHandle, Driver, IoFuture};
 pub use handle::{EdgeCounts, Handle};
+pub use object::Object;
 
 pub use crate::dio::{
     Action, Done, Io, IoVector, Memory, MemoryPolicy, OpenError, Options, Refused, SEGMENTS_MAX,

@@ -121,6 +121,7 @@ impl Ragged {
             file: self.file,
             head: self.head.is_some().then_some(FileBlock(first)),
             tail: self.tail.is_some().then_some(FileBlock(last)),
+            end: false,
         }
     }
 
