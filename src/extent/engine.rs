@@ -408,6 +408,7 @@ impl Engine {
             return;
         }
         let group = log.take(most, end);
+        shared.backlog.store(log.pending_bytes(), Ordering::Relaxed);
         drop(log);
         assert_eq!(group.lsn, self.head.lsn, "operations go to the journal in order");
         let preamble = Preamble { chain: self.head.chain, count: group.count, lsn: group.lsn };
@@ -696,6 +697,7 @@ impl Engine {
         if run.quiet {
             // Nothing was done since: the checkpoint has what the journal had no room for.
             shared.log().clear();
+            shared.backlog.store(0, Ordering::Relaxed);
             self.head.lsn = run.head.lsn;
             self.flushed = run.head.lsn;
             shared.durable.store(run.head.lsn, Ordering::Release);

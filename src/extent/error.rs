@@ -227,8 +227,9 @@ pub enum StoreError {
         /// What ran out, with numbers.
         what: String,
     },
-    /// The journal is full until the checkpoint that is under way ends: give the store turns, and try again.
-    #[error("the journal is full until a checkpoint ends")]
+    /// The journal cannot take more for the moment, or is full until a checkpoint ends: give the store turns, and try
+    /// again.
+    #[error("the journal cannot take more until the store has had some turns")]
     JournalFull,
     /// Something in flight is in the way, and stayed there until the deadline.
     #[error("{what} did not finish within {millis} ms")]

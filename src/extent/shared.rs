@@ -6,7 +6,7 @@
 
 use core::hash::{BuildHasherDefault, Hasher};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// Tables of objects: one would be a lock that all cores meet at.
 const TABLES: usize = 16;
+
+/// Bytes that may wait for the journal before changes have to wait too: some 80,000 operations.
+const BACKLOG_BYTES_MAX: usize = 4 << 20;
 
 /// The part of a checkpoint's region, as a divisor, that is kept for what makes room: punching holes makes more
 /// extents of fewer units.
@@ -79,6 +82,8 @@ pub(super) struct Shared {
     pub(super) gate: AtomicBool,
     /// Changes under way.
     pub(super) changes: AtomicU64,
+    /// Bytes of the log, so that nobody who changes things runs away from the journal.
+    pub(super) backlog: AtomicUsize,
     poisoned: OnceLock<String>,
     /// Objects of which something was freed, with the operation that has to be durable first.
     leaving: Mutex<VecDeque<(u64, Arc<Object>)>>,
@@ -162,6 +167,7 @@ impl Shared {
             work: AtomicBool::new(false),
             gate: AtomicBool::new(false),
             changes: AtomicU64::new(0),
+            backlog: AtomicUsize::new(0),
             poisoned: OnceLock::new(),
             leaving: Mutex::default(),
             leaving_units: AtomicU64::new(0),
@@ -248,7 +254,8 @@ impl Shared {
         // Counted first and asked then: the engine closes the gate first and counts then.
         self.changes.fetch_add(1, Ordering::SeqCst);
         let entered = Entered(self);
-        (!self.gate.load(Ordering::SeqCst)).then_some(entered)
+        let full = self.backlog.load(Ordering::Relaxed) > BACKLOG_BYTES_MAX;
+        (!full && !self.gate.load(Ordering::SeqCst)).then_some(entered)
     }
 
     /// Ends a change.
@@ -269,7 +276,10 @@ impl Shared {
 
     /// Writes an operation down. The caller has entered a change, and holds the lock of the object.
     pub(super) fn record(&self, op: &Op, flush: bool) -> u64 {
-        let lsn = self.log().push(op, flush);
+        let mut log = self.log();
+        let lsn = log.push(op, flush);
+        self.backlog.store(log.pending_bytes(), Ordering::Relaxed);
+        drop(log);
         self.work.store(true, Ordering::Release);
         lsn
     }

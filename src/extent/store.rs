@@ -425,6 +425,18 @@ impl Store {
         self.wait_until("a checkpoint", timeout, || Ok(self.shared.engine().checkpoints() >= goal))
     }
 
+    /// Asks for a checkpoint without waiting for it.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`, `ReadOnly`.
+    pub fn ask_for_checkpoint(&self) -> Result<(), StoreError> {
+        self.shared.may_write()?;
+        self.shared.engine().want_checkpoint();
+        self.shared.work.store(true, Ordering::Release);
+        Ok(())
+    }
+
     /// Waits for a mark, and lends the store's engine the time.
     ///
     /// # Errors
@@ -483,14 +495,22 @@ impl Store {
         }
     }
 
+    /// Returns what the journal has done since the store was opened.
+    pub fn counts(&self) -> JournalCounts {
+        self.shared.engine().counts()
+    }
+
+    /// Returns the bytes of the journal, and those that a crash now would leave to be replayed.
+    pub fn journal(&self) -> (u64, u64) {
+        let layout = &self.shared.layout;
+        let used = self.shared.engine().journal_used();
+        (layout.journal_blocks() << layout.block_shift, used << layout.block_shift)
+    }
+
     /// Returns how full the store is, and what it has done. Walks the free space.
     pub fn statistics(&self) -> StoreStatistics {
         let shared = &self.shared;
         let layout = &shared.layout;
-        let (used, counts) = {
-            let engine = shared.engine();
-            (engine.journal_used(), engine.counts())
-        };
         StoreStatistics {
             objects: shared.objects(),
             extents: shared.extents(),
@@ -498,9 +518,9 @@ impl Store {
             units: layout.units,
             leaving: shared.leaving_units(),
             free: shared.space.statistics(),
-            journal: (layout.journal_blocks() << layout.block_shift, used << layout.block_shift),
+            journal: self.journal(),
             map: shared.map_bytes(),
-            counts,
+            counts: self.counts(),
         }
     }
 
