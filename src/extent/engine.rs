@@ -397,6 +397,8 @@ impl Engine {
         let mut log = shared.log();
         let bytes = log.next_group_bytes(most, end);
         if bytes == 0 {
+            // A round that ended before an operation that fits no record would be told as durable without it.
+            assert!(log.first() >= end, "a record holds any one operation");
             drop(log);
             self.round = Round::Idle;
             shared.rounds.fetch_max(number, Ordering::AcqRel);

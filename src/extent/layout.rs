@@ -12,6 +12,7 @@
 use core::ops::Range;
 
 use super::error::StoreError;
+use super::record::{OP_BYTES_MAX, PREAMBLE_BYTES};
 use super::seal::HEADER_BYTES;
 use crate::block::{Geometry, UNIT_BLOCKS_MAX};
 use crate::units::{BlockCount, Lba};
@@ -35,8 +36,13 @@ const SHARE: u64 = 128;
 /// The largest record of the journal, in bytes.
 const RECORD_BYTES: u64 = 64 << 10;
 
-/// Blocks that the journal has at least, so that a largest record never meets itself.
-const JOURNAL_BLOCKS_MIN: u64 = 8;
+/// Blocks that the journal has at least: a record is a quarter of it at most, and has to hold any one operation.
+const JOURNAL_BLOCKS_MIN: u64 = 16;
+
+const _: () = {
+    let record = (JOURNAL_BLOCKS_MIN / 4) as usize * (512 - HEADER_BYTES);
+    assert!(record >= PREAMBLE_BYTES + OP_BYTES_MAX);
+};
 
 /// The areas of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]

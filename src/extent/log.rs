@@ -68,6 +68,11 @@ impl Log {
         self.next
     }
 
+    /// Returns the number of the first operation that was not taken away.
+    pub(super) fn first(&self) -> u64 {
+        self.next - self.count
+    }
+
     /// Asks for the operations below `lsn` to be made durable.
     pub(super) fn want(&mut self, lsn: u64) {
         self.wanted = self.wanted.max(lsn);

@@ -33,6 +33,13 @@ pub const KEY_BYTES_MAX: usize = 64;
 /// The longest value of an attribute, in bytes.
 pub const VALUE_BYTES_MAX: usize = 1024;
 
+/// The longest operation: an attribute with the longest key and value.
+pub(super) const OP_BYTES_MAX: usize =
+    OP_HEADER_BYTES + size_of::<FileId>() + 1 + KEY_BYTES_MAX + VALUE_BYTES_MAX;
+
+const _: () =
+    assert!(OP_BYTES_MAX >= OP_HEADER_BYTES + 2 * size_of::<FileId>() + 1 + NAME_BYTES_MAX);
+
 /// What was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Op {
