@@ -212,6 +212,10 @@ impl Store {
     /// Says what lies at a unit, for at most `most`; for a change, takes what is missing.
     fn look(&self, guard: &mut Guard, at: u64, most: u64) -> Result<(Found, bool), BlockError> {
         let state = guard.object.read();
+        if state.removed && !matches!(guard.kind, Kind::Read) {
+            // A read finds nothing; whoever writes is told why.
+            return Err(StoreError::NoObject(guard.object.id).into());
+        }
         let found = state.tree.find(at);
         Ok(match (found, &mut guard.kind) {
             (Found::Extent(extent), _) if extent.written => (found, false),
