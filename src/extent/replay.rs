@@ -2,7 +2,9 @@
 //!
 //! A record in flight at a power cut may be there in part, and it is the last: nothing was sent behind it. So the end
 //! of the journal is where an older block lies, or one that was never written, or part of the record due. A block that
-//! fails its own checks is not the end but damage, and so is a later record behind the end.
+//! fails its own checks is not the end but damage, and so is a later record behind the end, or in a place that is not
+//! its own. Where the journal ends at once, the record before its start has to be there: else it is not the journal
+//! that was read.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,7 +93,8 @@ impl Blocks<'_> {
     fn due(&self, head: &Head, index: u64) -> Result<Option<(Header, &[u8])>, StoreError> {
         let position = head.position + index;
         match self.open(position) {
-            Err(Damage::Blank) => Ok(None),
+            // Once the journal has gone round, every block of it was written.
+            Err(Damage::Blank) if position < self.layout.journal_blocks() => Ok(None),
             Err(damage) => Err(self.damaged(position)(damage)),
             Ok((header, _)) if header.sequence < head.record => Ok(None),
             Ok((header, _)) if header.sequence > head.record => {
@@ -112,10 +115,46 @@ impl Blocks<'_> {
                     return Err(StoreError::JournalGap { missing, found });
                 }
                 Ok(_) | Err(Damage::Blank) => {}
+                Err(damage @ Damage::Place { found })
+                    if self.is_due_from(head, position, found) =>
+                {
+                    return Err(self.damaged(position)(damage));
+                }
                 Err(damage) => stale.push(self.damaged(position)(damage)),
             }
         }
         Ok(stale)
+    }
+
+    /// Says whether a block that was written for another place belongs to a record that the journal should have: then
+    /// it was written, or is being read, somewhere else.
+    fn is_due_from(&self, head: &Head, position: u64, place: Lba) -> bool {
+        let (block, _) = self.block(position);
+        let header = seal::open(block, Kind::Journal, self.store, place);
+        header.is_ok_and(|header| header.sequence >= head.record)
+    }
+
+    /// Checks that the journal does not end before records that were there when the superblock was written.
+    fn check_end(&self, superblock: &Superblock, end: &End) -> Result<(), StoreError> {
+        let (missing, known) = (end.head.record, superblock.epoch_record);
+        if missing < known {
+            return Err(StoreError::JournalGap { missing, found: known });
+        }
+        if end.records > 0 || end.head.position == 0 {
+            return Ok(());
+        }
+        let before = end.head.position - 1;
+        let wanted = end.head.record - 1;
+        match self.open(before) {
+            Ok((header, _)) if header.sequence == wanted => Ok(()),
+            // Nothing needs it, and it is where it was: the rest can be believed.
+            Err(Damage::Magic { .. } | Damage::Checksum { .. }) => Ok(()),
+            Ok((header, _)) => {
+                let (what, found) = ("the record", header.sequence);
+                Err(self.damaged(before)(Damage::Number { what, found, wanted }))
+            }
+            Err(damage) => Err(self.damaged(before)(damage)),
+        }
     }
 
     /// Hands every operation behind the checkpoint to `each`, in order.
@@ -169,6 +208,7 @@ impl Blocks<'_> {
             end.epoch = end.epoch.max(header.epoch);
         }
         let stale = self.look_behind(&end.head)?;
+        self.check_end(superblock, &end)?;
         Ok((end, stale))
     }
 }
