@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::claim::Claim;
 use super::error::{Area, Damage, StoreError};
 use super::io::MetadataIo;
-use super::layout::Layout;
+use super::layout::{COPIES, Layout};
 use super::open::{Loaded, fits, load, read_superblock, space_of};
 use super::record::NAME_BYTES_MAX;
 use super::seal::{self, Kind};
@@ -117,7 +117,7 @@ pub fn check(device: &Arc<dyn BlockDevice>, timeout: Duration) -> Result<Report,
     };
     let superblock = found.newest;
     report.store = Some(superblock.store);
-    report.blocks = super::layout::COPIES as u64;
+    report.blocks = COPIES as u64;
     for (lba, damage) in found.damaged {
         report.add_error(&StoreError::damaged(Area::Superblock, lba)(damage));
     }
@@ -143,12 +143,37 @@ pub fn check(device: &Arc<dyn BlockDevice>, timeout: Duration) -> Result<Report,
 /// Reads every block of metadata, also where nothing needs it.
 fn scan(io: &mut MetadataIo, superblock: &Superblock, report: &mut Report) {
     let layout = &superblock.layout;
+    scan_gaps(io, superblock, report);
     let region = |index: usize| {
         layout.checkpoints[index]..layout.checkpoints[index] + layout.checkpoint_blocks
     };
     scan_area(io, superblock, layout.journal.clone(), Kind::Journal, report);
     for index in 0..2 {
         scan_area(io, superblock, region(index), Kind::Checkpoint, report);
+    }
+}
+
+/// Looks between the copies of the superblock, where nothing of the store belongs and anything else may lie, for
+/// metadata that went astray: its own place does not have it.
+fn scan_gaps(io: &mut MetadataIo, superblock: &Superblock, report: &mut Report) {
+    let layout = &superblock.layout;
+    let result = io.read(Lba(0), layout.journal.start, &mut |start, bytes| {
+        for (offset, block) in bytes.chunks_exact(layout.block()).enumerate() {
+            let lba = Lba(start.0 + offset as u64);
+            let is_copy = (0..COPIES).any(|copy| Layout::copy(layout.block_shift, copy) == lba);
+            report.blocks += u64::from(!is_copy);
+            if !is_copy && let Err(Damage::Place { found }) = seal::open_any(block, lba) {
+                let ours = seal::open_any(block, found);
+                if ours.is_ok_and(|header| header.store == superblock.store) {
+                    let text = format_args!("block {lba} was written for block {found}");
+                    report.add("metadata-astray", text);
+                }
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = result {
+        report.add("unreadable", format_args!("between the superblocks: {error}"));
     }
 }
 
