@@ -281,7 +281,11 @@ fn boolean(key: &str, value: &str) -> Result<bool, String> {
 }
 
 /// Reads a size: a number with an optional binary unit, `64MiB`, `8G`, `4096`.
-fn parse_size(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+///
+/// What is wrong with it, in words.
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let shift = match unit.to_ascii_lowercase().as_str() {

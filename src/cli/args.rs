@@ -19,6 +19,10 @@ use crate::bench::option::{OptionSpec, options};
 use crate::bench::report::Format;
 use crate::bench::runner::Route;
 
+mod store;
+
+pub(super) use store::{StoreArgs, StoreVerb};
+
 /// What was typed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Args {
@@ -51,6 +55,8 @@ pub(super) enum Verb {
         /// How it is shown.
         style: Style,
     },
+    /// Works on objects.
+    Store(StoreArgs),
     /// Writes completions for a shell.
     Completions(Shell),
     /// Writes the manual page.
@@ -119,7 +125,7 @@ pub(super) fn command() -> Command {
         .subcommand_required(true)
         .arg(verbose())
         .after_help(EXIT_CODES)
-        .subcommands([bench(), list(), identify(), completions(), man()])
+        .subcommands([bench(), list(), identify(), store::command(), completions(), man()])
 }
 
 fn verb(name: &'static str, about: &'static str) -> Command {
@@ -226,6 +232,7 @@ fn read(matches: &ArgMatches) -> Args {
             subject: read_subject(given),
             style: read_style(given),
         },
+        "store" => Verb::Store(store::read(given)),
         "completions" => Verb::Completions(one(given, "shell").expect("the shell is required")),
         _ => Verb::Man,
     };

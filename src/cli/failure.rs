@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use anyhow::Error;
 
 use crate::bench::runner::RunError;
+use crate::block::ErrorKind;
 use crate::open::OpenError;
+use crate::volume::StoreError;
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +19,7 @@ use crate::open::OpenError;
 pub(super) enum Exit {
     /// Everything was done.
     Success = 0,
-    /// An I/O failed or data did not verify.
+    /// An I/O failed or data did not verify; a store is damaged or full.
     Failed = 1,
     /// The request was wrong and nothing was started.
     Usage = 2,
@@ -29,7 +31,7 @@ pub(super) enum Exit {
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0  success
-  1  an I/O failed or data did not verify
+  1  an I/O failed or data did not verify; a store is damaged or full
   2  the request was wrong and nothing was started
   3  the device failed, or the result could not be written";
 
@@ -63,6 +65,19 @@ impl Failure {
         Self { exit: Exit::Device, error: error.into() }
     }
 
+    /// Says whose fault an error of the store at `address` is.
+    pub(super) fn of_store(address: &str, error: StoreError) -> Self {
+        let exit = exit_of(&error);
+        let error = match error {
+            StoreError::NotAStore { .. } => {
+                let hint = format!("{error} (`udirect store format` makes one)");
+                anyhow::anyhow!("{address}: {hint}")
+            }
+            error => Error::from(error).context(address.to_owned()),
+        };
+        Self { exit, error }
+    }
+
     /// Returns the chain of causes in one line.
     ///
     /// A cause that the one above has already quoted is not said twice.
@@ -75,6 +90,21 @@ impl Failure {
             }
         }
         line
+    }
+}
+
+fn exit_of(error: &StoreError) -> Exit {
+    match (error, error.kind()) {
+        (
+            StoreError::Device { .. }
+            | StoreError::Timeout { .. }
+            | StoreError::ReadOnly
+            | StoreError::Poisoned { .. }
+            | StoreError::JournalFull,
+            _,
+        ) => Exit::Device,
+        (_, ErrorKind::Corrupt | ErrorKind::NoSpace) => Exit::Failed,
+        _ => Exit::Usage,
     }
 }
 
@@ -110,6 +140,20 @@ mod tests {
     fn a_cause_that_was_quoted_is_not_repeated() {
         let error = anyhow!("no such file").context("a.fio: no such file");
         assert_eq!(Failure::usage(error).line(), "a.fio: no such file");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_store_is_told_from_what_was_asked_of_it() {
+        let line = |error| Failure::of_store("mem:1GiB", error).line();
+        let exit = |error| Failure::of_store("mem:1GiB", error).exit;
+        let none = || StoreError::NotAStore { what: "all zeroes".into() };
+        let said = "mem:1GiB: not a store: all zeroes (`udirect store format` makes one)";
+        assert_eq!(line(none()), said);
+        assert_eq!(exit(none()), Exit::Usage);
+        assert_eq!(exit(StoreError::NoName("a".into())), Exit::Usage);
+        assert_eq!(exit(StoreError::NoSpace { what: "units".into() }), Exit::Failed);
+        assert_eq!(exit(StoreError::JournalGap { missing: 1, found: 2 }), Exit::Failed);
+        assert_eq!(exit(StoreError::ReadOnly), Exit::Device);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use core::fmt;
 
 use serde_json::{Map, json};
 
+use crate::bench::human::{Amount, Percent};
+
 /// One line of a record.
 pub(super) struct Field {
     key: &'static str,
@@ -22,6 +24,10 @@ pub(super) enum Value {
     Hex(u128),
     /// The three bytes of an OUI: six digits for people, a number in JSON.
     Oui(u32),
+    /// An amount of data: exact and as people read it, a number in JSON.
+    Bytes(u64),
+    /// A share, as a percentage for people, from 0 to 1 in JSON.
+    Share(f64),
     /// Text.
     Text(String),
 }
@@ -33,6 +39,9 @@ impl fmt::Display for Value {
             Self::Number(number) | Self::Hex(number @ 0) => write!(f, "{number}"),
             Self::Hex(number) => write!(f, "{number:#x}"),
             Self::Oui(number) => write!(f, "{number:06x}"),
+            Self::Bytes(bytes) if *bytes < 1024 => write!(f, "{bytes}"),
+            Self::Bytes(bytes) => write!(f, "{bytes} ({})", Amount(*bytes)),
+            Self::Share(share) => write!(f, "{}", Percent(share * 100.0)),
             Self::Text(text) => f.write_str(text),
         }
     }
@@ -43,6 +52,8 @@ impl Value {
         match self {
             Self::Number(number) | Self::Hex(number) => json!(number),
             Self::Oui(number) => json!(number),
+            Self::Bytes(bytes) => json!(bytes),
+            Self::Share(share) => json!(share),
             Self::Text(text) => json!(text),
         }
     }
@@ -61,6 +72,16 @@ pub(super) fn hex(key: &'static str, number: impl Into<u128>) -> Field {
 /// Makes a field with an OUI, whose least byte travels first.
 pub(super) fn oui(key: &'static str, [low, middle, high]: [u8; 3]) -> Field {
     Field { key, value: Value::Oui(u32::from_be_bytes([0, high, middle, low])) }
+}
+
+/// Makes a field with an amount of data.
+pub(super) fn bytes(key: &'static str, bytes: u64) -> Field {
+    Field { key, value: Value::Bytes(bytes) }
+}
+
+/// Makes a field with a share from 0 to 1.
+pub(super) fn share(key: &'static str, share: f64) -> Field {
+    Field { key, value: Value::Share(share) }
 }
 
 /// Makes a field with text.
@@ -107,6 +128,14 @@ mod tests {
     fn programs_read_numbers() {
         let object = serde_json::Value::from(object(&sample()));
         assert_eq!(object, json!({"vid": 6966, "oaes": 0, "ieee": 5_395_456, "sn": "S1"}));
+    }
+
+    #[test]
+    fn amounts_are_exact_and_readable() {
+        let fields = [bytes("size", 5000), bytes("free", 7), share("full", 0.25)];
+        assert_eq!(lines(&fields, 4), "size: 5000 (4.88 KiB)\nfree: 7\nfull: 25.0 %\n");
+        let object = serde_json::Value::from(object(&fields));
+        assert_eq!(object, json!({"size": 5000, "free": 7, "full": 0.25}));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is generated from the definition of the command line: completions and the manual page.
 //!
 //! One page holds all verbs, so that `udirect man | man -l -` answers everything; clap's own layout
-//! is one page for each.
+//! is one page for each. Verbs of a verb, as those of `store`, have sections of their own.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
@@ -45,12 +45,17 @@ fn write_page(page: &mut Vec<u8>) -> io::Result<()> {
 
 /// Writes the page of a verb as a section of the whole: its sections become subsections.
 fn write_verb(verb: &Command, page: &mut Vec<u8>) -> io::Result<()> {
+    if verb.has_subcommands() {
+        return verb.get_subcommands().try_for_each(|inner| write_verb(inner, page));
+    }
     let man = Man::new(verb.clone());
     let mut own = Vec::new();
     man.render_options_section(&mut own)?;
     let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
     let usage = verb.clone().render_usage().to_string().replace("Usage: ", "");
-    writeln!(page, ".SH {}\n{about}:\n.PP\n.B {usage}", verb.get_name().to_uppercase())?;
+    let name = verb.get_display_name().unwrap_or_else(|| verb.get_name());
+    let name = name.trim_start_matches("udirect-").replace('-', " ").to_uppercase();
+    writeln!(page, ".SH \"{name}\"\n{about}:\n.PP\n.B {usage}")?;
     write!(page, "{}", String::from_utf8_lossy(&own).replace(".SH ", ".SS "))
 }
 

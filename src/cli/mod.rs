@@ -24,6 +24,7 @@ mod output;
 mod plan;
 mod progress;
 mod signals;
+mod store;
 mod usage;
 
 use std::process::ExitCode;
@@ -49,6 +50,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Verb::Bench(bench) => bench::run(bench),
         Verb::List { addresses, style } => list::run(addresses, *style),
         Verb::Identify { address, subject, style } => identify::run(address, *subject, *style),
+        Verb::Store(args) => store::run(args),
         Verb::Completions(shell) => output::print(&manual::completions(*shell)),
         Verb::Man => output::print(&manual::page()?),
     }

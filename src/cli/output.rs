@@ -17,6 +17,16 @@ pub(super) fn print(bytes: &[u8]) -> Result<(), Failure> {
     unless_closed(written).context("standard output").map_err(Failure::device)
 }
 
+/// Writes a piece of a result to stdout; says whether anybody is still reading.
+pub(super) fn print_piece(bytes: &[u8]) -> Result<bool, Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("standard output").map_err(Failure::device),
+    }
+}
+
 fn unless_closed(written: io::Result<()>) -> io::Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

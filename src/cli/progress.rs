@@ -6,10 +6,11 @@
 
 use core::time::Duration;
 use std::io::{self, IsTerminal};
+use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::bench::human::{Bandwidth, Iops};
+use crate::bench::human::{Amount, Bandwidth, Iops};
 use crate::bench::job::PerDirection;
 use crate::bench::runner::Progress;
 
@@ -39,6 +40,54 @@ impl Line {
             bar.finish_and_clear();
         }
     }
+}
+
+/// The line of a copy.
+pub(super) struct CopyLine {
+    line: Line,
+    name: String,
+    total: Option<u64>,
+    since: Instant,
+}
+
+impl CopyLine {
+    /// Makes the line of a copy of `total` bytes, if somebody can see it.
+    pub(super) fn of(name: &str, total: Option<u64>) -> Self {
+        let line = Line::on_terminal(false);
+        Self { line, name: name.to_owned(), total, since: Instant::now() }
+    }
+
+    /// Shows how many bytes were copied.
+    pub(super) fn show(&self, done: u64) {
+        if let Line(Some(bar)) = &self.line {
+            let (time, total) = (self.since.elapsed(), self.total);
+            bar.set_message(copy_text(&self.name, done, total, time));
+        }
+    }
+}
+
+impl Drop for CopyLine {
+    /// Removes the line, so that what follows stands alone, a failure too.
+    fn drop(&mut self) {
+        self.line.clear();
+    }
+}
+
+fn copy_text(name: &str, done: u64, total: Option<u64>, time: Duration) -> String {
+    let rate = done as f64 / time.as_secs_f64().max(0.001);
+    let mut parts = vec![name.to_owned()];
+    match total {
+        Some(total) => {
+            let percent = done as f64 / total.max(1) as f64 * 100.0;
+            parts.push(format!("{percent:3.0} %"));
+        }
+        None => parts.push(Amount(done).to_string()),
+    }
+    parts.push(format!("{:>11}", Bandwidth(rate)));
+    if let Some(left) = total.map(|total| total.saturating_sub(done)).filter(|_| rate > 0.0) {
+        parts.push(format!("{} left", clock(Duration::from_secs_f64(left as f64 / rate))));
+    }
+    parts.join("  ")
 }
 
 fn bar() -> ProgressBar {
@@ -90,6 +139,15 @@ mod tests {
         assert_eq!(text(&progress), expected);
         (progress.fraction, progress.remaining, progress.errors) = (None, None, 0);
         assert_eq!(text(&progress), "mix  1.00 M IOPS   3.73 GiB/s");
+    }
+
+    #[test]
+    fn a_copy_says_how_much_is_left_where_that_is_known() {
+        let second = Duration::from_secs(1);
+        let known = copy_text("a", 1 << 20, Some(4 << 20), second);
+        assert_eq!(known, "a   25 %   1.00 MiB/s  0:03 left");
+        assert_eq!(copy_text("a", 1 << 20, None, second), "a  1.00 MiB   1.00 MiB/s");
+        assert_eq!(copy_text("a", 0, Some(0), second), "a    0 %       0 B/s");
     }
 
     #[test]

@@ -15,9 +15,7 @@ pub(super) fn explain(error: &clap::Error) -> String {
         ErrorKind::UnknownArgument => unknown_flag(error),
         ErrorKind::InvalidSubcommand => unknown_verb(error),
         ErrorKind::MissingRequiredArgument => missing(error),
-        ErrorKind::MissingSubcommand => {
-            "a verb is needed, as in `udirect bench`: see `udirect --help`".to_owned()
-        }
+        ErrorKind::MissingSubcommand => missing_verb(error),
         _ => first_paragraph(&error.render().to_string()),
     }
 }
@@ -47,6 +45,13 @@ fn unknown_verb(error: &clap::Error) -> String {
     let verb = text(error, ContextKind::InvalidSubcommand);
     let nearest = text(error, ContextKind::SuggestedSubcommand);
     format!("unknown verb {verb:?}{}", did_you_mean(&nearest))
+}
+
+fn missing_verb(error: &clap::Error) -> String {
+    // The context has the verbs so far.
+    let so_far = text(error, ContextKind::InvalidSubcommand);
+    let next = if so_far.ends_with("store") { "ls" } else { "bench" };
+    format!("a verb is needed, as in `{so_far} {next}`: see `{so_far} --help`")
 }
 
 fn did_you_mean(nearest: &str) -> String {

@@ -30,6 +30,11 @@ pub use crate::dio::{
     Slice, Source, Statistics,
 };
 
+pub use crate::extent::{
+    Exclusion, Finding, FormatOptions, ObjectInfo, OpenOptions, Report, Segment, Store, StoreError,
+    StoreStatistics, Uuid, check, name_of,
+};
+
 use crate::block::{BlockDevice, Geometry, Identity, MapBlocks};
 use edges::Edges;
 
