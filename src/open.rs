@@ -64,6 +64,20 @@ pub fn open(address: &str) -> Result<Opened, OpenError> {
     Ok(Opened { device, controller, namespace, made })
 }
 
+/// Splits the name of an object, `ADDRESS!OBJECT`, into the address of its device and its name there; without a `!` it
+/// is all address.
+///
+/// ```
+/// use udirect::open::split_object;
+///
+/// assert_eq!(split_object("file:disk.img?lba=512!log"), ("file:disk.img?lba=512", Some("log")));
+/// assert_eq!(split_object("mem:1GiB"), ("mem:1GiB", None));
+/// ```
+pub fn split_object(text: &str) -> (&str, Option<&str>) {
+    // The first: names may hold another one.
+    text.split_once('!').map_or((text, None), |(address, object)| (address, Some(object)))
+}
+
 /// Returns the forms of addresses, with a line about each.
 pub fn schemes() -> &'static [(&'static str, &'static str)] {
     &[

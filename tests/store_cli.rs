@@ -511,3 +511,145 @@ fn an_image_that_somebody_has_open_is_refused() {
     held.lock().unwrap();
     place.refused(&["ls", DISK], &["locked"]);
 }
+
+// Objects as what is measured.
+
+/// Runs jobs on an object, and returns the first.
+fn measured(place: &Place, filename: &str, more: &[&str]) -> Value {
+    let output = bench(place, filename, more);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let document: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    document["jobs"][0].clone()
+}
+
+fn bench(place: &Place, filename: &str, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_udirect"));
+    command.args(["bench", "--output-format=json", &format!("--filename={filename}")]).args(more);
+    command
+        .env_remove("UDIRECT_LOG")
+        .current_dir(place.folder.path())
+        .output()
+        .expect("it was built")
+}
+
+#[track_caller]
+fn bench_refused(place: &Place, filename: &str, more: &[&str], parts: &[&str]) {
+    let output = bench(place, filename, more);
+    let said = text(&output.stderr);
+    assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
+    assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+}
+
+#[test]
+fn an_object_that_is_missing_or_short_is_laid_out_first() {
+    let place = Place::new();
+    let log = "file:disk.img!log";
+    let output = bench(&place, log, &["--size=2M", "--rw=randread", "--number_ios=64"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("laying out object \"log\" (2 MiB)"));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["jobs"][0]["job options"]["filename"], log);
+    let extents = place.json(&["map", DISK, "log"])["extents"].clone();
+    let extents = extents.as_array().unwrap();
+    assert!(extents.iter().all(|extent| extent["written"] == true), "{extents:?}");
+    // Longer, and the same again.
+    for said in ["laying out object \"log\" (1 MiB)", ""] {
+        let output = bench(&place, log, &["--size=3M", "--rw=read", "--number_ios=8"]);
+        assert!(
+            text(&output.stderr).contains(said)
+                && (said.is_empty() != text(&output.stderr).contains("laying"))
+        );
+        assert_eq!(place.json(&["stat", DISK, "log"])["size_bytes"], 3 << 20);
+    }
+    // Its own size is the default, and what reads only changes nothing.
+    let before = place.read("disk.img");
+    let job = measured(&place, log, &["--rw=read", "--bs=64k"]);
+    assert_eq!(job["read"]["io_bytes"], 3 << 20);
+    assert!(place.read("disk.img") == before);
+    assert!(place.success(&["check", DISK]).starts_with("sound: "));
+}
+
+#[test]
+fn what_is_written_to_an_object_verifies_and_flushes() {
+    let place = Place::new();
+    for filename in ["mem:64MiB!a", "mem:64MiB?lba=512!a", "file:disk.img!a"] {
+        let write =
+            ["--rw=randwrite", "--size=4M", "--verify=crc32c", "--fsync=100", "--end_fsync=1"];
+        let job = measured(&place, filename, &write);
+        assert_eq!((&job["error"], &job["write"]["io_bytes"]), (&0.into(), &(4 << 20).into()));
+        assert_eq!(job["sync"]["total_ios"], 11);
+    }
+    let job = measured(&place, "file:disk.img!a", &["--rw=read", "--verify=crc32c"]);
+    assert_eq!(job["error"], 0);
+    let job = measured(&place, "file:disk.img!a", &["--rw=randtrim", "--size=1M"]);
+    assert_eq!(job["trim"]["io_bytes"], 1 << 20);
+    assert!(place.success(&["check", DISK]).starts_with("sound: "));
+}
+
+#[test]
+fn workers_and_jobs_share_one_store() {
+    let place = Place::new();
+    place.write(
+        "two.fio",
+        "[global]\nrw=randrw\nsize=1M\noffset_increment=1M\nnumjobs=2\n\
+        [a]\nfilename=file:disk.img!a\n[b]\nfilename=file:disk.img!b\n[c]\nstonewall\n\
+        filename=file:disk.img!a\n",
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_udirect"));
+    command.args(["bench", "two.fio", "--oversubscribe", "--output-format=csv"]);
+    let output = command.current_dir(place.folder.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(place.names(), ["a", "b"]);
+    assert_eq!(place.json(&["stat", DISK, "a"])["size_bytes"], 2 << 20);
+    assert!(place.success(&["check", DISK]).starts_with("sound: "));
+}
+
+/// An object of 5000 bytes has one whole block; the rest is never touched.
+#[test]
+fn the_end_of_an_object_that_fills_no_block_is_left_alone() {
+    let place = Place::new();
+    place.write("a", noise(5000));
+    place.success(&["put", DISK, "a"]);
+    let job = measured(&place, "file:disk.img!a", &["--rw=write"]);
+    assert_eq!(job["write"]["io_bytes"], 4096);
+    let now = place.run(&["cat", DISK, "a"]).stdout;
+    assert!(now[4096..] == noise(5000)[4096..] && now[..4096] != noise(5000)[..4096]);
+    // Longer: what was there stays.
+    measured(&place, "file:disk.img!a", &["--rw=read", "--size=64k"]);
+    let now = place.run(&["cat", DISK, "a"]).stdout;
+    assert_eq!(now.len(), 65_536);
+    assert!(now[4096..5000] == noise(5000)[4096..]);
+    assert!(now[5000..8192].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn what_no_object_can_be_measured_for_is_refused() {
+    let place = Place::new();
+    let read = ["--rw=read", "--number_ios=1"];
+    let with = |more: &'static str| [&read[..], &[more]].concat();
+    bench_refused(&place, "file:disk.img!a", &read, &["no object \"a\"", "size="]);
+    bench_refused(&place, "file:disk.img!a", &with("--size=50%"), &["no object \"a\"", "size="]);
+    bench_refused(&place, "file:disk.img!", &with("--size=1M"), &["at least one byte"]);
+    bench_refused(&place, "mem:16MiB!a", &with("--raw-queue"), &["--raw-queue", "mem:16MiB!a"]);
+    bench_refused(&place, "file:disk.img!a", &with("--size=5000"), &["5000", "LBA"]);
+    assert_eq!(place.names(), [""; 0], "nothing is made for a job that is refused");
+    for none in ["file:new.img?size=16MiB!a", "null:!a"] {
+        bench_refused(&place, none, &with("--size=1M"), &["not a store", "udirect store format"]);
+    }
+    assert!(!place.path("new.img").exists());
+    let output = bench(&place, "file:disk.img!a", &with("--size=32M"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no space"), "{}", text(&output.stderr));
+    assert_eq!(place.names(), [""; 0], "the object that did not fit is gone");
+    place.write(
+        "both.fio",
+        "[a]\nrw=read\nfilename=file:disk.img\n[b]\nrw=read\nsize=1M\nfilename=file:disk.img!b\n",
+    );
+    let both = Command::new(env!("CARGO_BIN_EXE_udirect"))
+        .args(["bench", "both.fio", "--oversubscribe"])
+        .current_dir(place.folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(both.status.code(), Some(2));
+    assert!(text(&both.stderr).contains("whole device"), "{}", text(&both.stderr));
+}

@@ -1,19 +1,22 @@
 //! What a worker sends its I/O through: the direct-I/O pipeline, or a bare queue of the device.
 //!
-//! Both take one buffer at a place and give it back. The difference between the two, in one run after the
-//! other, is what the pipeline costs.
+//! The pipeline runs over a whole device or over an object of a store. All take one buffer at a place and give it back. The difference between the two, in one run
+//! after the other, is what the pipeline costs.
 #![forbid(unsafe_code)]
 
 use super::job::Job;
 use super::result::QueueCounters;
+use super::target::Target;
 use super::worker::WorkerError;
 use crate::block::{
-    BlockError, Completion, Counters, Durability, Identity, IoQueue, Operation, Payload,
+    BlockError, Completion, Counters, Durability, Identity, IoQueue, MapBlocks, Operation, Payload,
     QueueOptions, Rejected, Request,
 };
 use crate::dma::DmaBuf;
 use crate::units::{BlockCount, ByteLen, FileId, Lba, LbaSize};
-use crate::volume::{self, Action, Done, Handle, Io, Memory, Refused, Statistics, Volume};
+use crate::volume::{
+    self, Action, Done, Handle, Io, Memory, OpenError, Refused, Statistics, Store, Volume,
+};
 
 /// Which way I/O takes, for all jobs of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub(super) enum Lane {
     Raw { queue: Box<dyn IoQueue>, lba_size: LbaSize },
     /// The pipeline over one.
     Pipeline { handle: Box<Handle<Identity>>, depth: usize },
+    /// The same over an object of a store.
+    Object { handle: Box<Handle<Store>>, file: FileId, depth: usize },
 }
 
 /// What has been counted so far.
@@ -54,25 +59,22 @@ pub(super) struct Turned {
 }
 
 impl Lane {
-    pub(super) fn open(job: &Job, device: &Volume, route: Route) -> Result<Self, WorkerError> {
-        let geometry = device.geometry();
-        let options = QueueOptions { depth: job.iodepth, ..QueueOptions::default() };
-        if route.raw_queue {
-            let queue = device.device().open_queue(&options)?;
-            return Ok(Self::Raw { queue, lba_size: geometry.lba_size });
+    pub(super) fn open(job: &Job, target: &Target, route: Route) -> Result<Self, WorkerError> {
+        let depth = job.iodepth as usize;
+        match target {
+            Target::Device(volume) if route.raw_queue => {
+                let options = QueueOptions { depth: job.iodepth, ..QueueOptions::default() };
+                let queue = volume.device().open_queue(&options)?;
+                Ok(Self::Raw { queue, lba_size: volume.geometry().lba_size })
+            }
+            Target::Device(volume) => {
+                Ok(Self::Pipeline { handle: Box::new(pipeline(job, volume, route)?), depth })
+            }
+            Target::Object { volume, file, .. } => {
+                let handle = Box::new(pipeline(job, volume, route)?);
+                Ok(Self::Object { handle, file: *file, depth })
+            }
         }
-        // An I/O that takes several commands has all of them in flight, as on the kernel's path.
-        let share = commands(u64::from(job.max_block_size()), geometry.max_transfer);
-        let depth = job.iodepth.saturating_mul(share).min(device.device().max_depth());
-        let options = volume::Options {
-            queue: QueueOptions { depth, ..options },
-            requests: Some(job.iodepth),
-            share: Some(share),
-            merge: route.merge,
-            ..volume::Options::default()
-        };
-        let handle = Box::new(device.handle(&options)?);
-        Ok(Self::Pipeline { handle, depth: job.iodepth as usize })
     }
 
     /// Takes a read or a write of all of `buffer`, without telling the device yet.
@@ -95,14 +97,10 @@ impl Lane {
                 queue.submit(Request::new(operation, tag)).map_err(turned_raw)
             }
             Self::Pipeline { handle, .. } => {
-                let action = if write {
-                    Action::Write { durability: Durability::Lazy }
-                } else {
-                    Action::Read
-                };
-                let (file, memory) = (FileId(0), Memory::One(buffer));
-                let io = Io { file, offset, action, memory, excess: 0, tag };
-                handle.submit(io).map_err(turned_pipeline)
+                transfer_through(handle, FileId(0), write, offset, buffer, tag)
+            }
+            Self::Object { handle, file, .. } => {
+                transfer_through(handle, *file, write, offset, buffer, tag)
             }
         }
     }
@@ -120,6 +118,10 @@ impl Lane {
                 let io = Io::bare(offset, Action::Deallocate { len }, tag);
                 handle.submit(io).map_err(turned_pipeline)
             }
+            Self::Object { handle, file, .. } => {
+                let io = Io::bare(offset, Action::Deallocate { len }, tag).of(*file);
+                handle.submit(io).map_err(turned_pipeline)
+            }
         }
     }
 
@@ -132,6 +134,10 @@ impl Lane {
             Self::Pipeline { handle, .. } => {
                 handle.submit(Io::bare(0, Action::Flush, tag)).map_err(turned_pipeline)
             }
+            Self::Object { handle, file, .. } => {
+                let io = Io::bare(0, Action::Flush, tag).of(*file);
+                handle.submit(io).map_err(turned_pipeline)
+            }
         }
     }
 
@@ -140,6 +146,7 @@ impl Lane {
         match self {
             Self::Raw { queue, .. } => queue.ring(),
             Self::Pipeline { handle, .. } => handle.ring(),
+            Self::Object { handle, .. } => handle.ring(),
         }
     }
 
@@ -150,10 +157,12 @@ impl Lane {
             Self::Raw { queue, lba_size } => {
                 queue.poll(most, &mut |completion| sink(answer_raw(completion, *lba_size)))
             }
-            Self::Pipeline { handle, .. } => handle.poll(most, &mut |done| {
-                let Done { tag, memory, bytes, result } = done;
-                sink(Answer { tag, buffer: memory.into_one(), bytes, result });
-            }),
+            Self::Pipeline { handle, .. } => {
+                handle.poll(most, &mut |done| sink(answer_pipeline(done)))
+            }
+            Self::Object { handle, .. } => {
+                handle.poll(most, &mut |done| sink(answer_pipeline(done)))
+            }
         }
     }
 
@@ -162,6 +171,7 @@ impl Lane {
         match self {
             Self::Raw { queue, .. } => queue.inflight(),
             Self::Pipeline { handle, .. } => handle.inflight(),
+            Self::Object { handle, .. } => handle.inflight(),
         }
     }
 
@@ -169,7 +179,7 @@ impl Lane {
     pub(super) fn depth(&self) -> usize {
         match self {
             Self::Raw { queue, .. } => queue.depth(),
-            Self::Pipeline { depth, .. } => *depth,
+            Self::Pipeline { depth, .. } | Self::Object { depth, .. } => *depth,
         }
     }
 
@@ -179,6 +189,9 @@ impl Lane {
                 Counted { queue: queue.counters(), pipeline: Statistics::default() }
             }
             Self::Pipeline { handle, .. } => {
+                Counted { queue: handle.counters(), pipeline: handle.statistics() }
+            }
+            Self::Object { handle, .. } => {
                 Counted { queue: handle.counters(), pipeline: handle.statistics() }
             }
         }
@@ -203,6 +216,46 @@ impl Counted {
             bounces: pipeline.bounces,
         }
     }
+}
+
+/// Opens a handle as deep as the job wants it.
+fn pipeline<M: MapBlocks + Clone>(
+    job: &Job,
+    volume: &Volume<M>,
+    route: Route,
+) -> Result<Handle<M>, OpenError> {
+    // An I/O that takes several commands has all of them in flight, as on the kernel's path.
+    let transfer = volume.geometry().max_transfer;
+    let share = commands(u64::from(job.max_block_size()), transfer);
+    let depth = job.iodepth.saturating_mul(share).min(volume.device().max_depth());
+    let options = volume::Options {
+        queue: QueueOptions { depth, ..QueueOptions::default() },
+        requests: Some(job.iodepth),
+        share: Some(share),
+        merge: route.merge,
+        ..volume::Options::default()
+    };
+    volume.handle(&options)
+}
+
+#[inline(always)]
+fn transfer_through<M: MapBlocks>(
+    handle: &mut Handle<M>,
+    file: FileId,
+    write: bool,
+    offset: u64,
+    buffer: DmaBuf,
+    tag: u64,
+) -> Result<(), Turned> {
+    let action = if write { Action::Write { durability: Durability::Lazy } } else { Action::Read };
+    let io = Io { file, offset, action, memory: Memory::One(buffer), excess: 0, tag };
+    handle.submit(io).map_err(turned_pipeline)
+}
+
+#[inline(always)]
+fn answer_pipeline(done: Done) -> Answer {
+    let Done { tag, memory, bytes, result } = done;
+    Answer { tag, buffer: memory.into_one(), bytes, result }
 }
 
 /// Returns how many commands an I/O of `bytes` takes at most, wherever it begins.

@@ -25,6 +25,7 @@ pub mod result;
 pub mod runner;
 pub mod stats;
 mod summary;
+mod target;
 pub mod usage;
 mod value;
 mod worker;

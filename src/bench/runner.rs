@@ -6,8 +6,7 @@
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::{AtomicBool, Ordering};
-use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,12 +16,13 @@ use super::job::{Direction, Job, PerDirection, Region, group_ids};
 use super::option::OptionError;
 use super::result::{DeviceInfo, Environment, RESULT_VERSION, RunResult, Warning};
 use super::summary::{merge_groups, not_started, report, warnings};
+use super::target::Devices;
 use super::worker::{Live, Outcome, Worker, WorkerError};
 use super::workload::{Generator, ReadBack};
 use crate::dma::{DmaError, PageKind};
-use crate::open::{OpenError, Opened, open};
+use crate::open::{OpenError, split_object};
 use crate::units::LbaSize;
-use crate::volume::Volume;
+use crate::volume::StoreError;
 
 /// What is to be run.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +56,20 @@ pub struct Progress {
     pub errors: u64,
 }
 
+/// What a run tells while it goes on.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// An object is made, or made longer, before anything is measured.
+    LayingOut {
+        /// Its name.
+        object: &'a str,
+        /// The bytes that are written for that.
+        bytes: u64,
+    },
+    /// Jobs run.
+    Progress(&'a Progress),
+}
+
 /// Why nothing was run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -74,6 +88,14 @@ pub enum RunError {
     /// A device could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// There is no store to find an object in, or no room in it.
+    #[error("{address}")]
+    Store {
+        /// The address of its device.
+        address: String,
+        /// Why.
+        source: StoreError,
+    },
     /// A device was opened and cannot do what the job needs.
     #[error("{job}: cannot start a worker")]
     Start {
@@ -90,7 +112,7 @@ impl RunError {
         match self {
             Self::Job { .. } | Self::Empty => true,
             Self::Open(error) => error.is_usage(),
-            Self::Start { .. } => false,
+            Self::Start { .. } | Self::Store { .. } => false,
         }
     }
 }
@@ -106,16 +128,20 @@ const LOOK: Duration = Duration::from_millis(200);
 pub fn run(
     plan: &Plan,
     stop: &AtomicBool,
-    observe: &mut dyn FnMut(&Progress),
+    observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<RunResult, RunError> {
     let jobs = seeded(&plan.jobs)?;
+    check_route(&jobs, plan.route)?;
     let cores = Cores::of_this_process();
     let stages = stages(&jobs);
     check_workers(&jobs, &stages, &cores, plan.oversubscribe)?;
-    let devices = open_devices(&jobs)?;
+    let mut devices = Devices::open(&jobs)?;
     let checked = jobs.iter().try_for_each(|job| check_against_device(job, &devices));
-    if let Err(error) = checked.and_then(|()| check_queues(&jobs, &stages, &devices)) {
-        devices.into_values().for_each(Opened::discard);
+    let ready = checked.and_then(|()| check_queues(&jobs, &stages, &devices)).and_then(|()| {
+        devices.lay_out(stop, &mut |object, bytes| observe(Event::LayingOut { object, bytes }))
+    });
+    if let Err(error) = ready {
+        devices.discard();
         return Err(error);
     }
     let groups = group_ids(&jobs);
@@ -126,7 +152,9 @@ pub fn run(
             break;
         }
         let run = Run { devices: &devices, cores: &cores, route: plan.route, stamp };
-        let outcomes = match run_stage(&jobs[stage.clone()], run, stop, observe) {
+        let outcomes = match run_stage(&jobs[stage.clone()], run, stop, &mut |progress| {
+            observe(Event::Progress(progress));
+        }) {
             Ok(outcomes) => outcomes,
             Err(error) if results.is_empty() => return Err(error),
             // What ran before is worth keeping; what could not start is reported as failed.
@@ -139,9 +167,10 @@ pub fn run(
         results.extend(numbered.flat_map(|(at, outcomes)| report(&jobs, at, groups[at], outcomes)));
     }
     let results = merge_groups(&jobs, results);
-    let addresses = devices.keys().cloned();
+    let addresses = devices.filenames().cloned();
     let mut warnings = warnings(&jobs, &stages, cores.len(), addresses, &results);
-    if devices.values().any(|opened| opened.device.dma().page_kind() == Some(PageKind::Ordinary)) {
+    let pages = |name: &String| devices.device(name).dma().page_kind();
+    if devices.filenames().any(|name| pages(name) == Some(PageKind::Ordinary)) {
         warnings.push(Warning::NoHugepages);
     }
     Ok(RunResult {
@@ -153,8 +182,6 @@ pub fn run(
         warnings,
     })
 }
-
-type Devices = BTreeMap<String, Opened>;
 
 /// Jobs with the seed that they run with.
 fn seeded(jobs: &[Job]) -> Result<Vec<Job>, RunError> {
@@ -243,27 +270,22 @@ fn check_workers(
     Ok(())
 }
 
-fn open_devices(jobs: &[Job]) -> Result<Devices, RunError> {
-    let mut devices = Devices::new();
-    for job in jobs {
-        if devices.contains_key(&job.filename) {
-            continue;
+/// An object is reached through the pipeline: the queue below knows nothing of it.
+fn check_route(jobs: &[Job], route: Route) -> Result<(), RunError> {
+    let of_object = |job: &&Job| split_object(&job.filename).1.is_some();
+    match jobs.iter().find(of_object).filter(|_| route.raw_queue) {
+        Some(job) => {
+            let problem = format!("--raw-queue goes past the store that {} is in", job.filename);
+            Err(RunError::Job { job: job.name.clone(), problem })
         }
-        match open(&job.filename) {
-            Ok(opened) => _ = devices.insert(job.filename.clone(), opened),
-            Err(error) => {
-                devices.into_values().for_each(Opened::discard);
-                return Err(error.into());
-            }
-        }
+        None => Ok(()),
     }
-    Ok(devices)
 }
 
 /// Checks what only the device knows: sizes, depths, operations.
 fn check_against_device(job: &Job, devices: &Devices) -> Result<(), RunError> {
-    let device = &*devices[&job.filename].device;
-    let geometry = device.geometry();
+    let device = &**devices.device(&job.filename);
+    let (geometry, capacity) = (device.geometry(), devices.capacity(&job.filename));
     let problem = |problem: String| Err(RunError::Job { job: job.name.clone(), problem });
     let most = device.max_depth();
     if job.iodepth > most {
@@ -273,7 +295,7 @@ fn check_against_device(job: &Job, devices: &Devices) -> Result<(), RunError> {
         ));
     }
     let unit = u64::from(job.max_block_size());
-    let io_size = job.io_size.map(|size| size.resolve(geometry.capacity().0, unit));
+    let io_size = job.io_size.map(|size| size.resolve(capacity, unit));
     if let Some(bytes) = io_size.filter(|bytes| *bytes < unit) {
         return problem(format!("io_size {bytes} is less than a block of {unit}"));
     }
@@ -282,7 +304,7 @@ fn check_against_device(job: &Job, devices: &Devices) -> Result<(), RunError> {
     }
     for number in 0..job.numjobs {
         let checked = job
-            .region(number, geometry.capacity().0, geometry.lba_size)
+            .region(number, capacity, geometry.lba_size)
             .and_then(|region| check_workload(job, number, region, geometry.lba_size));
         if let Err(error) = checked {
             return problem(error.to_string());
@@ -308,9 +330,10 @@ fn check_queues(
     for stage in stages {
         let stage = &jobs[stage.clone()];
         for job in stage {
-            let of_device = stage.iter().filter(|other| other.filename == job.filename);
+            let of_device =
+                stage.iter().filter(|other| devices.are_one(&other.filename, &job.filename));
             let workers: u64 = of_device.map(|job| u64::from(job.numjobs)).sum();
-            let most = devices[&job.filename].device.max_queues();
+            let most = devices.queues(&job.filename);
             if workers > u64::from(most) {
                 let problem =
                     format!("{workers} workers at once exceed the {most} queues of the device");
@@ -422,12 +445,12 @@ impl Drop for StopOnPanic<'_> {
 }
 
 fn make_worker<'a>(job: &'a Job, number: u32, run: Run<'_>) -> Result<Worker<'a>, RunError> {
-    let volume = Volume::raw(Arc::clone(&run.devices[&job.filename].device));
-    let (capacity, lba_size) = (volume.geometry().capacity().0, volume.geometry().lba_size);
+    let target = run.devices.target(&job.filename);
+    let (capacity, lba_size) = (target.capacity(), target.geometry().lba_size);
     let made = job
         .region(number, capacity, lba_size)
         .map_err(WorkerError::from)
-        .and_then(|region| Worker::new(job, number, &volume, run.route, region, run.stamp));
+        .and_then(|region| Worker::new(job, number, &target, run.route, region, run.stamp));
     made.map_err(|error| {
         let job = job.name.clone();
         match error {
@@ -559,10 +582,10 @@ fn environment(jobs: &[Job], devices: &Devices) -> Environment {
         }
     }
     let describe = |address: &&str| {
-        let device = &devices[*address].device;
+        let device = devices.device(address);
         let (info, geometry) = (device.info().clone(), device.geometry());
         DeviceInfo {
-            address: info.address,
+            address: (*address).to_owned(),
             model: info.model,
             serial: info.serial,
             firmware: info.firmware,

@@ -22,12 +22,13 @@ use super::pace::Pace;
 use super::pattern;
 use super::result::JobResult;
 use super::stats::WorkerStats;
+use super::target::Target;
 use super::usage::Usage;
 use super::workload::{Generator, Io, ReadBack};
 use crate::block::{BlockError, ErrorKind};
 use crate::dma::DmaError;
 use crate::units::LbaSize;
-use crate::volume::{OpenError, Volume};
+use crate::volume::OpenError;
 
 /// What everybody may look at while a worker runs. A line of its own: two workers never meet in it.
 #[derive(Debug, Default)]
@@ -193,12 +194,12 @@ impl<'a> Worker<'a> {
     pub(super) fn new(
         job: &'a Job,
         number: u32,
-        device: &Volume,
+        target: &Target,
         route: Route,
         region: Region,
         stamp: u64,
     ) -> Result<Self, WorkerError> {
-        let lba_size = device.geometry().lba_size;
+        let lba_size = target.geometry().lba_size;
         let generator = Generator::new(job, number, region, lba_size)?;
         let reads_back = job.reads_back();
         let read_back =
@@ -206,11 +207,11 @@ impl<'a> Worker<'a> {
         let pace = Pace::new(job);
         Ok(Self {
             job,
-            lane: Lane::open(job, device, route)?,
-            buffers: Buffers::new(job, reads_back, &**device.device())?,
+            lane: Lane::open(job, target, route)?,
+            buffers: Buffers::new(job, reads_back, &**target.device())?,
             source: Source::Generator(generator),
             read_back,
-            goal: Goal::of(job, region, device.geometry().capacity().0),
+            goal: Goal::of(job, region, target.capacity()),
             paced: !pace.is_free(),
             batches: Batches::new(job.iodepth),
             runs: Vec::with_capacity(job.iodepth as usize),

@@ -146,7 +146,7 @@ fn switch(name: &'static str, help: &'static str) -> Arg {
 fn bench() -> Command {
     let target = Arg::new("target")
         .value_name("ADDRESS|JOB.fio")
-        .help("device, or fio job files (default: a short job on memory)")
+        .help("device, object as ADDRESS!OBJECT, or fio job files (default: a short job on memory)")
         .num_args(0..);
     let format = Arg::new("output-format")
         .long("output-format")

@@ -20,7 +20,8 @@ use super::progress::Line;
 use super::signals;
 use crate::bench::report::Format;
 use crate::bench::result::RunResult;
-use crate::bench::runner;
+use crate::bench::runner::{self, Event};
+use crate::units::ByteLen;
 
 /// Runs the jobs that the arguments ask for.
 pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
@@ -29,10 +30,16 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
     let stop = signals::stop_flag().context("signal handlers").map_err(Failure::device)?;
     let mut notes = if args.quiet { Vec::new() } else { notes };
     let line = Line::on_terminal(args.quiet);
-    let ran = runner::run(&plan, &stop, &mut |progress| {
+    let ran = runner::run(&plan, &stop, &mut |event| {
         // Not before something runs: a refusal is one line.
         tell_notes(&mut notes);
-        line.show(progress);
+        match event {
+            Event::LayingOut { object, bytes } if !args.quiet => {
+                tell(&format!("laying out object {object:?} ({})", ByteLen(bytes)));
+            }
+            Event::LayingOut { .. } => {}
+            Event::Progress(progress) => line.show(progress),
+        }
     });
     line.clear();
     let result = ran.inspect_err(|_| place.leave())?;

@@ -120,7 +120,11 @@ impl From<OpenError> for Failure {
 
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
-        if error.is_usage() { Self::usage(error) } else { Self::device(error) }
+        match error {
+            RunError::Store { address, source } => Self::of_store(&address, source),
+            error if error.is_usage() => Self::usage(error),
+            error => Self::device(error),
+        }
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) static OPTIONS: &[OptionSpec] = &[
         "filename",
         &[],
         "ADDRESS",
-        "device: a udirect address or an SPDK transport id",
+        "device: a udirect address or an SPDK transport id; ADDRESS!OBJECT is an object of a store",
         |job, v| {
             job.filename = v.to_owned();
             Ok(())

@@ -48,7 +48,7 @@ pub(in crate::cli) enum StoreVerb {
 /// What the help says about objects.
 const ABOUT_NAMES: &str = "\
 A NAME is UTF-8 of 1 to 255 bytes. An object without a name, as a program may make one, is `#` and its
-number.";
+number. Where one word names device and object, as for bench, it is ADDRESS!NAME.";
 
 /// Returns the definition of `store`.
 pub(super) fn command() -> Command {
