@@ -147,7 +147,7 @@ mod tests {
         let known = copy_text("a", 1 << 20, Some(4 << 20), second);
         assert_eq!(known, "a   25 %   1.00 MiB/s  0:03 left");
         assert_eq!(copy_text("a", 1 << 20, None, second), "a  1.00 MiB   1.00 MiB/s");
-        assert_eq!(copy_text("a", 0, Some(0), second), "a    0 %       0 B/s");
+        assert_eq!(copy_text("a", 0, Some(0), second), "a    0 %        0 B/s");
     }
 
     #[test]
