@@ -101,7 +101,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `Exists` where there is one already, `Option` where the areas do not fit, and those of the device.
+    /// `Exists` where there is one already, what opening says where there is one that this program cannot open,
+    /// `Option` where the areas do not fit, and those of the device.
     pub fn format(
         device: &Arc<dyn BlockDevice>,
         options: &FormatOptions,
@@ -114,8 +115,10 @@ impl Store {
         match read_superblock(&mut io, &**device) {
             Ok(found) if !options.force => return Err(StoreError::Exists(found.newest.store)),
             Ok(found) => drop(Claim::of(found.newest.store, &**device)?),
-            // Whatever else is there is no store that anybody could open.
+            Err(StoreError::NotAStore { .. }) => {}
             Err(error @ StoreError::Device { .. }) => return Err(error),
+            // A newer program may open it, or somebody may want to save what is left of it.
+            Err(error) if !options.force => return Err(error),
             Err(_) => {}
         }
         let store = options.uuid.unwrap_or_else(Uuid::random);

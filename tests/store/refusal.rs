@@ -345,6 +345,38 @@ fn a_store_is_not_formatted_without_force() {
     assert!(bytes_of(&disk) == before);
 }
 
+#[test]
+fn a_store_that_cannot_be_opened_is_not_formatted_without_force() {
+    // `format` took whatever did not open for nothing worth keeping: a newer program's store was overwritten
+    // without a question, and so was one with damaged superblocks. Now only what is no store at all is.
+    let spoilt: [(&str, fn(&Disk)); 4] = [
+        ("newer", |disk| {
+            (0..4).for_each(|copy| reseal_superblock(disk, copy, |block| set(block, FORMAT, 2)));
+        }),
+        ("features", |disk| {
+            (0..4).for_each(|copy| reseal_superblock(disk, copy, |b| set(b, INCOMPATIBLE, 1)));
+        }),
+        ("damaged", |disk| {
+            (0..4).for_each(|copy| spoil(disk, place_of_copy(disk, copy), |block| block[9] ^= 4));
+        }),
+        ("two stores", |disk| {
+            reseal(disk, place_of_copy(disk, 3), |block| block[8] ^= 1);
+        }),
+    ];
+    for (what, spoil) in spoilt {
+        let disk = store_disk();
+        spoil(&disk);
+        let (before, wanted) = (bytes_of(&disk), refusal(&disk).to_string());
+        let options = FormatOptions::default();
+        let error = Store::format(&attach(&disk), &options).expect_err(what);
+        assert_eq!(error.to_string(), wanted, "{what}");
+        assert!(bytes_of(&disk) == before, "{what}");
+        let force = FormatOptions { force: true, ..options };
+        Store::format(&attach(&disk), &force).expect(what);
+        assert!(open(&attach(&disk)).expect(what).list().is_empty());
+    }
+}
+
 /// Makes reads of these blocks fail.
 fn unreadable(disk: &Arc<Disk>, first: u64, blocks: u64) -> Arc<dyn udirect::block::BlockDevice> {
     let faults = Faults::new(1);
