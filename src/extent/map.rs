@@ -53,6 +53,8 @@ struct Made {
     taken: Vec<Mapped>,
     /// Unwritten extents of the object that it writes.
     filled: Vec<Mapped>,
+    /// Extents that the map may grow by when it is published; see [`Shared::promise`].
+    promised: u64,
 }
 
 impl Guard {
@@ -71,6 +73,7 @@ impl Drop for Guard {
             }
             Kind::Change(made) => {
                 self.object.write().changes.retain(|change| change.serial != made.serial);
+                made.shared.promised.fetch_sub(made.promised, Ordering::Relaxed);
                 for extent in made.taken.drain(..) {
                     made.shared.space.give_back(Run { start: extent.device, units: extent.units });
                 }
@@ -85,6 +88,19 @@ impl Drop for Guard {
 impl core::fmt::Debug for Guard {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Guard").field("reach", &self.reach).finish_non_exhaustive()
+    }
+}
+
+/// Returns how many extents more there are at most when the first `most` units of an unwritten extent, which is all that
+/// follows there, are written: what lies before and behind stays unwritten.
+fn growth(state: &State, extent: &Mapped, most: u64) -> u64 {
+    let before = extent.file.checked_sub(1).and_then(|at| state.tree.range(at..extent.file).next());
+    let before = before.filter(|before| before.device_end() == extent.device);
+    let rest = u64::from(extent.units > most);
+    match before {
+        Some(before) if before.written => 0,
+        Some(_) => 1 + rest,
+        None => rest,
     }
 }
 
@@ -181,7 +197,7 @@ impl Store {
         drop(state);
         entered.keep();
         let (taken, filled) = (Vec::new(), Vec::new());
-        let made = Made { shared: Arc::clone(shared), serial, taken, filled };
+        let made = Made { shared: Arc::clone(shared), serial, taken, filled, promised: 0 };
         let kind = Kind::Change(Box::new(made));
         Ok(Some(Begun { guard: Guard { object, phase, reach: *reach, kind }, size }))
     }
@@ -197,8 +213,8 @@ impl Store {
         let before = made.taken.last().copied().filter(|extent| extent.end() == at);
         let before = before.or_else(|| state.tree.before(at));
         let goal = before.map(|extent| extent.device_end());
-        // Of what is unmapped, a change may cut an extent in two.
-        self.shared.has_room_for(made.taken.len() as u64 + 2, 0, false)?;
+        made.promised += 1;
+        self.shared.promise(1, false)?;
         let Some(run) = self.shared.space.take(self.preferred, goal, most) else {
             let (units, all) = (self.shared.space.free_units(), self.shared.layout.units);
             let what = format!("{units} of {all} units are free, and {most} more are needed");
@@ -220,6 +236,9 @@ impl Store {
         Ok(match (found, &mut guard.kind) {
             (Found::Extent(extent), _) if extent.written => (found, false),
             (Found::Extent(mut extent), Kind::Change(made)) => {
+                let more = growth(&state, &extent, most);
+                made.promised += more;
+                self.shared.promise(more, true)?;
                 extent.units = extent.units.min(most);
                 made.filled.push(extent);
                 (Found::Extent(extent), true)

@@ -95,6 +95,8 @@ pub(super) struct Shared {
     /// What the map takes in a checkpoint: objects in bytes, extents in number.
     object_bytes: AtomicU64,
     extents: AtomicU64,
+    /// Extents that writes under way may add.
+    pub(super) promised: AtomicU64,
     pub(super) clock: Clock,
     pub(super) commit_interval: Duration,
     pub(super) read_only: bool,
@@ -175,6 +177,7 @@ impl Shared {
             handles: AtomicU64::new(0),
             object_bytes: AtomicU64::new(object_bytes),
             extents: AtomicU64::new(extents),
+            promised: AtomicU64::new(0),
             clock: parts.clock,
             commit_interval: parts.commit_interval,
             read_only: parts.read_only,
@@ -351,7 +354,7 @@ impl Shared {
         bytes: u64,
         reserve: bool,
     ) -> Result<(), StoreError> {
-        let extents = self.extents.load(Ordering::Relaxed) + more;
+        let extents = self.extents() + self.promised.load(Ordering::Relaxed) + more;
         let objects = self.object_bytes.load(Ordering::Relaxed) + bytes;
         let limit = self.layout.checkpoint_bytes_max() - END_BYTES as u64;
         let most = if reserve { limit } else { limit - limit / RESERVE };
@@ -364,6 +367,16 @@ impl Shared {
             "{extents} extents and {objects} bytes of objects need {needed} of {most} bytes of a checkpoint"
         );
         Err(StoreError::NoSpace { what })
+    }
+
+    /// Counts extents that a write may add before it is known whether it does, and says whether the map may have them;
+    /// they count until the write ends, also if it may not.
+    pub(super) fn promise(&self, more: u64, reserve: bool) -> Result<(), StoreError> {
+        if more == 0 {
+            return Ok(());
+        }
+        self.promised.fetch_add(more, Ordering::Relaxed);
+        self.has_room_for(0, 0, reserve)
     }
 
     pub(super) fn count_extents(&self, before: usize, after: usize) {

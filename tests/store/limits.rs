@@ -390,6 +390,63 @@ fn holes_that_are_punched_into_a_full_map_end_before_it_overflows() {
     survives(&disk, bed);
 }
 
+#[test]
+fn writes_into_preallocated_space_end_before_the_map_overflows() {
+    // Writing here and there into preallocated space makes an extent into three, and nobody asked whether the map
+    // had room for them: the next checkpoint did not fit its region, and the store was poisoned for it. Now such
+    // a write is refused when even the reserve is used up.
+    let (disk, mut bed) = tiny();
+    let id = bed.store.create(None).expect("a number");
+    let exclusion = alone(&bed.store, id);
+    exclusion.preallocate(0..600 * 4096).expect("there is space");
+    drop(exclusion);
+    let mut written = 0;
+    let error = loop {
+        match bed.try_write(id, written * 8192, &[1; 4096], Durability::Lazy) {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 300, "the map has no room for so many");
+    };
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    let mut bed = survives(&disk, bed);
+    for n in 0..written {
+        let found = bed.read(id, n * 8192, 8192);
+        assert!(
+            found.chunks(4096).eq([&[1; 4096], &[0; 4096]].into_iter().take(found.len() / 4096))
+        );
+    }
+    // What joins what is there makes no extent.
+    bed.write(id, 4096, &[2; 4096], Durability::Full);
+    survives(&disk, bed);
+}
+
+#[test]
+fn writes_under_way_together_do_not_overflow_the_map() {
+    let (disk, mut bed) = tiny();
+    let id = bed.store.create(None).expect("a number");
+    let exclusion = alone(&bed.store, id);
+    exclusion.preallocate(0..600 * 4096).expect("there is space");
+    drop(exclusion);
+    for _ in 0..3 {
+        for n in 0..100 {
+            let buffer = bed.store.device().dma().buffer(4096, Access::Both).expect("memory");
+            bed.pipeline.submit(Io::write(n * 8192, buffer, n).of(id)).expect("there are 128");
+        }
+        bed.pipeline.ring();
+        let (mut done, mut refused) = (0, 0);
+        while done < 100 {
+            done += bed.pipeline.poll(100, &mut |done| {
+                let kind = done.result.map_err(|error| error.kind());
+                assert!(matches!(kind, Ok(()) | Err(ErrorKind::NoSpace)), "{kind:?}");
+                refused += u64::from(kind.is_err());
+            });
+        }
+        assert!(refused > 0, "they were too many");
+        bed = survives(&disk, bed);
+    }
+}
+
 // Stores that may not be written.
 
 #[test]
