@@ -299,3 +299,82 @@ fn durable_writes_at_once_share_a_record() {
     }
     assert_eq!(volume.store().statistics().counts, after);
 }
+
+/// A read that is under way when its object is removed, the space is freed durably, and somebody else writes over all
+/// that is free. The device has not begun with it: it reads what was there, not what others have put there.
+#[test]
+fn dio_rule_33_space_in_use_by_a_request_is_not_reused_before_it_ends() {
+    let device = formatted("mem:4MiB", 4096);
+    let volume = opened(&device);
+    let (mut reader, mut other) = (handle(&volume), handle(&volume));
+    let id = other.create(Some("old")).expect("an object").id();
+    other.object(id).write_at(&[7; 65_536], 0).expect("a write");
+    for shape in ["removed", "cut off", "punched"] {
+        let id = other.create(Some(shape)).expect("an object").id();
+        other.object(id).write_at(&[7; 65_536], 0).expect("a write");
+        other.sync_all().expect("a sync");
+        let buffer = device.dma().buffer(65_536, Access::Both).expect("memory");
+        reader.submit(Io::read(0, buffer, 1).of(id)).expect("it is taken");
+        match shape {
+            "removed" => other.remove(id).expect("it is there"),
+            "cut off" => other.object(id).set_len(0).expect("a size"),
+            _ => other.object(id).punch(0..65_536).expect("a hole"),
+        }
+        other.sync_all().expect("a sync");
+        // The record is durable; the request is still there.
+        assert_eq!(volume.store().statistics().leaving, 16, "{shape}");
+        let free = volume.store().statistics().free.free_units;
+        let mut greedy = other.create(None).expect("an object");
+        greedy.write_at(&vec![9; free as usize * 4096], 0).expect("all there is");
+        let greedy = greedy.id();
+        reader.ring();
+        let mut found = None;
+        while found.is_none() {
+            reader.poll(1, &mut |done| found = Some(done));
+        }
+        let done = found.expect("it was awaited");
+        let memory = done.memory.into_one().expect("one buffer");
+        assert_eq!(done.bytes, 65_536);
+        assert!(memory.iter().all(|byte| *byte == 7), "{shape}: somebody else's bytes");
+        other.remove(greedy).expect("it is there");
+        other.sync_all().expect("a sync");
+        other.sync_all().expect("another turn");
+        assert_eq!(volume.store().statistics().leaving, 0, "{shape}: it comes back in the end");
+    }
+}
+
+/// Writes under way keep whoever changes the shape of their object waiting, and nobody else.
+#[test]
+fn dio_rule_33_shapes_wait_for_writes_and_reads_wait_for_nobody() {
+    let device = formatted("mem:8MiB", 4096);
+    let volume = opened(&device);
+    let (mut writer, mut other) = (handle(&volume), handle(&volume));
+    let id = other.create(Some("a")).expect("an object").id();
+    other.object(id).write_at(&[1; 8192], 0).expect("a write");
+    let buffer = device.dma().buffer(4096, Access::Both).expect("memory");
+    writer.submit(Io::write(0, buffer, 1).of(id)).expect("it is taken");
+    let exclusion = volume.store().exclude(id).expect("it is there").expect("nobody else is");
+    assert!(!exclusion.is_alone(), "a write is under way");
+    assert!(volume.store().exclude(id).expect("it is there").is_none(), "one at a time");
+    let mut found = [0; 1];
+    assert_eq!(other.object(id).read_at(&mut found, 8191).expect("a read"), 1, "reads go on");
+    // A second write is kept out until the shape is changed.
+    let buffer = device.dma().buffer(4096, Access::Both).expect("memory");
+    other.submit(Io::write(4096, buffer, 2).of(id)).expect("it is taken");
+    other.ring();
+    writer.ring();
+    let mut none = |done: udirect::volume::Done| panic!("{done:?} was kept out");
+    (0..100).for_each(|_| assert_eq!(other.poll(8, &mut none), 0));
+    let mut ended = 0;
+    while ended == 0 {
+        ended += writer.poll(1, &mut |done| done.result.expect("a write"));
+    }
+    assert!(exclusion.is_alone());
+    exclusion.set_len(4096).expect("a size");
+    drop(exclusion);
+    let mut ended = 0;
+    while ended == 0 {
+        ended += other.poll(1, &mut |done| done.result.expect("a write"));
+    }
+    assert_eq!(other.object(id).len().expect("it is there"), 8192, "the write came after");
+}

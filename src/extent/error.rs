@@ -312,6 +312,15 @@ impl From<StoreError> for BlockError {
                 StoreError::TooLarge { size, most } => {
                     Cause::Invalid { what: "the size of an object", value: size, least: 0, most }
                 }
+                StoreError::Option { what, value, least, most } => {
+                    Cause::Invalid { what, value, least, most }
+                }
+                StoreError::Name { len, problem: what } => {
+                    Cause::Invalid { what, value: len as u64, least: 1, most: 255 }
+                }
+                StoreError::Attribute { key, problem: what } => {
+                    Cause::Invalid { what, value: key.len() as u64, least: 1, most: 64 }
+                }
                 _ => Cause::Unsupported { what: what.into() },
             },
         };
