@@ -178,6 +178,8 @@ fn sizes_end_before_2_to_the_63() {
 
 #[test]
 fn ranges_of_nothing_change_nothing() {
+    // Preallocating what has space already changed the time of the object and wrote no operation that says so: after a
+    // crash the time was the old one. Found by the model.
     let (_, mut bed) = bed();
     let id = bed.store.create(None).expect("a number");
     bed.write(id, 0, &[1; 8192], Durability::Lazy);
@@ -189,12 +191,11 @@ fn ranges_of_nothing_change_nothing() {
         exclusion.punch(range.clone()).expect("nothing");
     }
     #[expect(clippy::reversed_empty_ranges, reason = "it is what is tested")]
-    for range in [4096..4096, 1 << 40..4096] {
+    for range in [4096..4096, 1 << 40..4096, 0..8192] {
         exclusion.preallocate(range).expect("nothing");
     }
     drop(exclusion);
-    let after = bed.store.stat(id).expect("an object");
-    assert_eq!((before.allocated, before.extents), (after.allocated, after.extents));
+    assert_eq!(bed.store.stat(id).expect("an object"), before);
     assert_eq!(bed.read(id, 0, 8192), [1; 8192]);
 }
 
