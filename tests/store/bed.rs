@@ -26,22 +26,35 @@ pub(crate) fn formatted(address: &str) -> Arc<dyn BlockDevice> {
 
 /// Puts a disk behind a controller of its own.
 pub(crate) fn attach(disk: &Arc<Disk>) -> Arc<dyn BlockDevice> {
-    attach_with(disk, None)
+    attach_with(disk, None, nvme::Options::default())
 }
 
 /// The same, where commands meet faults.
 pub(crate) fn attach_faulty(disk: &Arc<Disk>, faults: &Arc<Faults>) -> Arc<dyn BlockDevice> {
-    attach_with(disk, Some(Arc::clone(faults) as Arc<dyn Interposer>))
+    attach_with(disk, Some(Arc::clone(faults) as Arc<dyn Interposer>), nvme::Options::default())
 }
 
-fn attach_with(disk: &Arc<Disk>, interposer: Option<Arc<dyn Interposer>>) -> Arc<dyn BlockDevice> {
+/// The same as `attach`, with little memory for each opening, so that there can be a million of them.
+pub(crate) fn attach_for_small_transfers(disk: &Arc<Disk>) -> Arc<dyn BlockDevice> {
+    attach_with(
+        disk,
+        None,
+        nvme::Options { transfer_max: Some(16 << 10), ..nvme::Options::default() },
+    )
+}
+
+fn attach_with(
+    disk: &Arc<Disk>,
+    interposer: Option<Arc<dyn Interposer>>,
+    driver: nvme::Options,
+) -> Arc<dyn BlockDevice> {
     let media = MediaOptions::Disk(Arc::clone(disk));
     let namespaces = vec![NamespaceOptions { lba_size: disk.lba_size(), media }];
     let options = soft::Options { namespaces, interposer, ..soft::Options::default() };
     let controller = soft::Controller::new(options).expect("a controller");
     let domain = Domain::new(DomainOptions::default());
-    let driver = nvme::connect(&controller.transport(), &domain, nvme::Options::default());
-    let namespace = driver.expect("it comes up").namespace(NamespaceId(1), "disk:");
+    let controller = nvme::connect(&controller.transport(), &domain, driver);
+    let namespace = controller.expect("it comes up").namespace(NamespaceId(1), "disk:");
     Arc::new(namespace.expect("namespace 1"))
 }
 
