@@ -345,11 +345,14 @@ fn a_store_is_not_formatted_without_force() {
     assert!(bytes_of(&disk) == before);
 }
 
+/// What was done to a store, and how.
+type Spoilt = (&'static str, fn(&Disk));
+
 #[test]
 fn a_store_that_cannot_be_opened_is_not_formatted_without_force() {
     // `format` took whatever did not open for nothing worth keeping: a newer program's store was overwritten
     // without a question, and so was one with damaged superblocks. Now only what is no store at all is.
-    let spoilt: [(&str, fn(&Disk)); 4] = [
+    let spoilt: [Spoilt; 4] = [
         ("newer", |disk| {
             (0..4).for_each(|copy| reseal_superblock(disk, copy, |block| set(block, FORMAT, 2)));
         }),
