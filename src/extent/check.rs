@@ -157,12 +157,24 @@ fn scan(io: &mut MetadataIo, superblock: &Superblock, report: &mut Report) {
 /// metadata that went astray: its own place does not have it.
 fn scan_gaps(io: &mut MetadataIo, superblock: &Superblock, report: &mut Report) {
     let layout = &superblock.layout;
-    let result = io.read(Lba(0), layout.journal.start, &mut |start, bytes| {
-        for (offset, block) in bytes.chunks_exact(layout.block()).enumerate() {
+    for copy in 0..COPIES {
+        // The copies themselves were read already.
+        let start = Layout::copy(layout.block_shift, copy).0 + 1;
+        let end = match copy + 1 {
+            COPIES => layout.journal.start,
+            next => Layout::copy(layout.block_shift, next).0,
+        };
+        scan_gap(io, superblock, start..end, report);
+    }
+}
+
+fn scan_gap(io: &mut MetadataIo, superblock: &Superblock, gap: Range<u64>, report: &mut Report) {
+    let size = superblock.layout.block();
+    let result = io.read(Lba(gap.start), gap.end - gap.start, &mut |start, bytes| {
+        for (offset, block) in bytes.chunks_exact(size).enumerate() {
             let lba = Lba(start.0 + offset as u64);
-            let is_copy = (0..COPIES).any(|copy| Layout::copy(layout.block_shift, copy) == lba);
-            report.blocks += u64::from(!is_copy);
-            if !is_copy && let Err(Damage::Place { found }) = seal::open_any(block, lba) {
+            report.blocks += 1;
+            if let Err(Damage::Place { found }) = seal::open_any(block, lba) {
                 let ours = seal::open_any(block, found);
                 if ours.is_ok_and(|header| header.store == superblock.store) {
                     let text = format_args!("block {lba} was written for block {found}");

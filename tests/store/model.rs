@@ -353,7 +353,7 @@ fn random_operations_agree_with_a_model() {
 
 #[test]
 fn random_operations_agree_with_a_model_in_small_units_and_a_small_journal() {
-    let shape = Shape { bytes: 8 << 20, unit: 512, journal: 4 << 10, checkpoint: 256 << 10 };
+    let shape = Shape { bytes: 8 << 20, unit: 512, journal: 8 << 10, checkpoint: 256 << 10 };
     run("a store against a model, small units", shape);
 }
 
