@@ -354,6 +354,12 @@ impl Engine {
 
     fn begin_round(&mut self, shared: &Shared) {
         let mut log = shared.log();
+        // Looked at under the lock: whoever defers a time asks for a round after that, and gets this one or the next.
+        while shared.has_deferred() {
+            drop(log);
+            shared.record_deferred();
+            log = shared.log();
+        }
         let asked = log.asked > log.begun;
         let full = log.pending_bytes() >= self.record_payload_max(shared) / 2;
         let old = || log.since().is_some_and(|since| since.elapsed() >= shared.commit_interval);

@@ -308,7 +308,14 @@ impl Store {
                 return Ok(Committed::Now);
             }
             Durability::Data => {}
-            Durability::Full => lsn = self.record_time(object)?.unwrap_or(lsn),
+            Durability::Full => match shared.record_time(object) {
+                Some(time) => lsn = time,
+                // It waits for the round that records it.
+                None if object.touched.load(Ordering::Acquire) => {
+                    return Ok(Committed::Later(self.mark_everything()));
+                }
+                None => {}
+            },
         }
         Ok(self.when_durable(lsn))
     }
@@ -322,23 +329,12 @@ impl Store {
         Committed::Later(mark_of_lsn(lsn))
     }
 
-    /// Writes down that an object's data has changed, if it was not said since.
-    pub(super) fn record_time(&self, object: &Object) -> Result<Option<u64>, StoreError> {
-        let Some(_entered) = self.shared.enter() else { return Ok(None) };
-        let mut state = object.write();
-        if state.removed || !object.touched.swap(false, Ordering::AcqRel) {
-            return Ok(None);
-        }
-        state.modified = self.shared.now();
-        let op = Op::Size { id: object.id, size: state.size, time: state.modified };
-        Ok(Some(self.shared.record(&op, false)))
-    }
-
     /// Makes a mark of everything that was done.
     pub(super) fn mark_everything(&self) -> Mark {
         let shared = &self.shared;
         let mut log = shared.log();
-        let clean = log.is_empty() && !shared.dirty.load(Ordering::SeqCst);
+        let clean =
+            log.is_empty() && !shared.dirty.load(Ordering::SeqCst) && !shared.has_deferred();
         if clean && shared.durable.load(Ordering::Acquire) >= log.next() {
             // What a round has under way was asked for by others, who came after the last write.
             return mark_of_round(log.begun);
@@ -406,7 +402,7 @@ impl MapBlocks for Store {
     fn sync(&self, file: FileId) -> Result<Option<Mark>, BlockError> {
         self.shared.may_write()?;
         let object = self.shared.object(file)?;
-        self.record_time(&object)?;
+        self.shared.record_time(&object);
         Ok(Some(self.mark_everything()))
     }
 

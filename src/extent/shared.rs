@@ -88,6 +88,9 @@ pub(super) struct Shared {
     /// Objects of which something was freed, with the operation that has to be durable first.
     leaving: Mutex<VecDeque<(u64, Arc<Object>)>>,
     leaving_units: AtomicU64,
+    /// Objects whose time is to be recorded once changes are let in again.
+    deferred: Mutex<Vec<Arc<Object>>>,
+    any_deferred: AtomicBool,
     /// Numbers for changes.
     pub(super) serial: AtomicU64,
     /// Numbers for handles, which prefer different groups.
@@ -173,6 +176,8 @@ impl Shared {
             poisoned: OnceLock::new(),
             leaving: Mutex::default(),
             leaving_units: AtomicU64::new(0),
+            deferred: Mutex::default(),
+            any_deferred: AtomicBool::new(false),
             serial: AtomicU64::new(0),
             handles: AtomicU64::new(0),
             object_bytes: AtomicU64::new(object_bytes),
@@ -291,6 +296,48 @@ impl Shared {
     pub(super) fn want(&self, lsn: u64) {
         self.log().want(lsn);
         self.work.store(true, Ordering::Release);
+    }
+
+    /// Writes down that an object's data has changed, if it was not said since; `None` if there was nothing to say, or
+    /// nothing may be said for the moment: then the next round says it before it begins.
+    pub(super) fn record_time(&self, object: &Arc<Object>) -> Option<u64> {
+        if !object.touched.load(Ordering::Acquire) {
+            return None;
+        }
+        let Some(_entered) = self.enter() else {
+            self.deferred().push(Arc::clone(object));
+            self.any_deferred.store(true, Ordering::Release);
+            return None;
+        };
+        self.record_time_now(object)
+    }
+
+    fn record_time_now(&self, object: &Object) -> Option<u64> {
+        let mut state = object.write();
+        if state.removed || !object.touched.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        state.modified = self.now();
+        let op = Op::Size { id: object.id, size: state.size, time: state.modified };
+        Some(self.record(&op, false))
+    }
+
+    /// Says whether times wait to be recorded.
+    pub(super) fn has_deferred(&self) -> bool {
+        self.any_deferred.load(Ordering::Acquire)
+    }
+
+    /// Records the times that had to wait. The engine calls it where changes are let in.
+    pub(super) fn record_deferred(&self) {
+        self.any_deferred.store(false, Ordering::Release);
+        let deferred = core::mem::take(&mut *self.deferred());
+        for object in deferred {
+            self.record_time_now(&object);
+        }
+    }
+
+    fn deferred(&self) -> MutexGuard<'_, Vec<Arc<Object>>> {
+        self.deferred.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // Failure.

@@ -683,9 +683,7 @@ impl Exclusion {
                     before.or_else(|| state.tree.before(at)).map(|extent| extent.device_end());
                 shared.has_room_for(taken.len() as u64 + 2, 0, false)?;
                 let run = shared.space.take(self.store.preferred, goal, hole.end - at);
-                let Run { start, units } = run.ok_or_else(|| StoreError::NoSpace {
-                    what: format!("{} units are missing, and none is free", hole.end - at),
-                })?;
+                let Run { start, units } = run.ok_or_else(|| self.no_space(hole.end - at))?;
                 taken.push(Mapped { file: at, device: start, units, written: false });
                 at += units;
             }
@@ -697,6 +695,17 @@ impl Exclusion {
             }
         }
         result.map(|()| taken)
+    }
+
+    /// Says that units are missing: for good, or until the record that freed others is durable.
+    fn no_space(&self, missing: u64) -> StoreError {
+        let shared = &self.store.shared;
+        if shared.leaving_units() > 0 {
+            let next = shared.log().next();
+            shared.want(next);
+            return StoreError::JournalFull;
+        }
+        StoreError::NoSpace { what: format!("{missing} units are missing, and none is free") }
     }
 
     fn begin(&self) -> Result<(Entered<'_>, std::sync::RwLockWriteGuard<'_, State>), StoreError> {
