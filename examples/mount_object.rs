@@ -58,7 +58,7 @@ struct Args {
     /// Checks the store after it was unmounted; exit code 1 if anything is wrong with it
     #[arg(long)]
     check: bool,
-    /// The device, as in mem:64MiB or file:/tmp/image?size=1GiB
+    /// The device, as in `mem:64MiB` or `file:/tmp/image?size=1GiB`
     address: String,
     /// The directory to mount at
     mountpoint: PathBuf,
