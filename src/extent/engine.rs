@@ -42,6 +42,10 @@ const BUFFER_BYTES: usize = 128 << 10;
 /// Buffers: two pieces of a checkpoint, two for a record that goes round the end, two for the superblock.
 const BUFFERS: usize = 6;
 
+/// Bytes of a checkpoint after which the device flushes: with all of it in the cache the last flush would take long, and
+/// whatever else is asked of the device would wait behind it.
+const FLUSH_BYTES: usize = 1 << 20;
+
 /// Objects that are looked at for freed space in one step.
 const RECLAIM_AT_ONCE: usize = 64;
 
@@ -55,10 +59,11 @@ enum Purpose {
     CheckpointFlush = 4,
     Superblock = 5,
     SuperblockFlush = 6,
+    PieceFlush = 7,
 }
 
 impl Purpose {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::RoundFlush,
         Self::Record,
         Self::RecordFlush,
@@ -66,6 +71,7 @@ impl Purpose {
         Self::CheckpointFlush,
         Self::Superblock,
         Self::SuperblockFlush,
+        Self::PieceFlush,
     ];
 
     fn text(self) -> &'static str {
@@ -74,7 +80,7 @@ impl Purpose {
             Self::Record => "the write of a journal record",
             Self::RecordFlush => "the flush of a journal record",
             Self::Piece => "the write of a checkpoint",
-            Self::CheckpointFlush => "the flush of a checkpoint",
+            Self::CheckpointFlush | Self::PieceFlush => "the flush of a checkpoint",
             Self::Superblock => "the write of a superblock",
             Self::SuperblockFlush => "the flush of a superblock",
         }
@@ -143,6 +149,8 @@ struct Checkpoint {
     end: End,
     ended: bool,
     inflight: usize,
+    /// Bytes that were sent since the device last flushed.
+    unflushed: usize,
 }
 
 /// What the engine has done.
@@ -299,6 +307,10 @@ impl Engine {
             Purpose::Record => self.record_written(shared),
             Purpose::RecordFlush => self.record_durable(shared),
             Purpose::Piece => self.run().inflight -= 1,
+            Purpose::PieceFlush => {
+                let run = self.run();
+                (run.inflight, run.unflushed) = (run.inflight - 1, 0);
+            }
             Purpose::CheckpointFlush => self.switch(shared),
             Purpose::Superblock => self.superblock_written(shared),
             Purpose::SuperblockFlush => self.switched(shared),
@@ -547,6 +559,7 @@ impl Engine {
             end: End::default(),
             ended: false,
             inflight: 0,
+            unflushed: 0,
         };
         if !quiet {
             run.ids = shared.ids();
@@ -577,6 +590,13 @@ impl Engine {
         if run.ended && run.stream.is_empty() {
             if run.inflight == 0 {
                 self.copied(shared);
+            }
+            return;
+        }
+        if self.has_cache && run.unflushed >= FLUSH_BYTES {
+            if run.inflight == 0 {
+                run.inflight = 1;
+                self.submit(shared, Operation::Flush, Purpose::PieceFlush);
             }
             return;
         }
@@ -636,6 +656,7 @@ impl Engine {
         run.at.bytes += len as u64;
         run.stream.drain(..len);
         run.inflight += 1;
+        run.unflushed += buffer.len();
         self.write(shared, Lba(first), buffer, false, Purpose::Piece);
     }
 
@@ -668,6 +689,8 @@ impl Engine {
             version: self.superblock.version + 1,
             checkpoint: run.at,
             head: run.head,
+            // Everything before it is durable: a journal that ends earlier has lost a record.
+            epoch_record: self.head.record,
             ..self.superblock.clone()
         };
         let copies = superblock.copies();

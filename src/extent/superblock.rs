@@ -19,7 +19,7 @@
 //!   80 data         2 x 8 B   first block, units
 //!   96 checkpoint   4 x 8 B   its sequence, blocks, bytes; CRC-32C of all bytes
 //!  128 journal head 4 x 8 B   position, record and operation that follow the checkpoint; CRC of the record before
-//!  160 epoch record 8 B   the first record of this epoch
+//!  160 epoch record 8 B   the next record when this was written: those before are there, those from it on of this epoch
 //!  168 created      8 B   nanoseconds since 1970
 //! ```
 #![forbid(unsafe_code)]
@@ -105,7 +105,7 @@ pub(super) struct Superblock {
     pub(super) layout: Layout,
     pub(super) checkpoint: CheckpointAt,
     pub(super) head: Head,
-    /// The first record that this epoch has written.
+    /// The next record when this was written: those before it were durable, those from it on are of this epoch.
     pub(super) epoch_record: u64,
     pub(super) created: u64,
     pub(super) features: Features,
