@@ -13,20 +13,17 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::job::{Job, Size};
 use super::runner::RunError;
-use crate::block::{BlockDevice, BlockError, Geometry, MapBlocks};
-use crate::dma::Access;
+use crate::block::{BlockDevice, BlockError, Geometry};
+use crate::dma::{Access, DmaError};
 use crate::open::{Opened, open, split_object};
 use crate::units::FileId;
 use crate::volume::{
-    Exclusion, FormatOptions, Io, OpenOptions, Options, Refused, Store, StoreError, Volume, name_of,
+    FormatOptions, Handle, Io, OpenError, OpenOptions, Options, Refused, Store, StoreError, Volume,
+    name_of,
 };
-
-/// How long a store may take to make something durable, or to have room in its journal.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes of one write of the layout, and how many are in flight.
 const PIECE: u64 = 1 << 20;
@@ -290,23 +287,24 @@ impl Object {
         stop: &AtomicBool,
         announce: &mut dyn FnMut(&str, u64),
     ) -> Result<(), StoreError> {
-        let store = volume.map();
+        let memory = |error: OpenError| StoreError::NoSpace { what: error.to_string() };
+        let mut handle = volume.handle(&Options::default()).map_err(memory)?;
         let (id, size) = match self.found {
             Some(found) => found,
-            None => (patiently(store, || store.create(Some(&self.name)))?, 0),
+            None => (handle.create(Some(&self.name))?.id(), 0),
         };
         let range = size..self.bytes;
-        let laid = reshape(store, id, |object| object.preallocate(range.clone()))
-            .and_then(|()| reshape(store, id, |object| object.set_len(range.end)))
+        let laid = handle
+            .object(id)
+            .preallocate(range.clone(), false)
             .and_then(|()| {
                 announce(&self.name, range.end - range.start);
-                fill(volume, id, range, stop)
+                fill(volume, &mut handle, id, range, stop)
             })
-            .and_then(|()| store.wait(store.sync_all()?, PATIENCE));
+            .and_then(|()| handle.sync_all());
         if laid.is_err() && self.found.is_none() {
             // Where this fails as well, the first failure says why.
-            let removed = patiently(store, || store.remove(id));
-            let _ = removed.and_then(|()| store.wait(store.sync_all()?, PATIENCE));
+            let _ = handle.remove(id).and_then(|()| handle.sync_all());
         }
         self.found = Some((id, self.bytes));
         laid
@@ -329,50 +327,23 @@ fn needed(job: &Job, size: Option<u64>) -> Option<u64> {
     end().or(size)
 }
 
-/// Makes a change, once there is room in the journal for it.
-fn patiently<T>(
-    store: &Store,
-    mut change: impl FnMut() -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    let since = Instant::now();
-    loop {
-        match change() {
-            Err(StoreError::JournalFull) if since.elapsed() < PATIENCE => store.turn(),
-            done => return done,
-        }
-    }
-}
-
-/// Changes the shape of an object that nobody writes to.
-fn reshape(
-    store: &Store,
-    id: FileId,
-    change: impl Fn(&Exclusion) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    patiently(store, || match store.exclude(id)? {
-        Some(object) => change(&object),
-        // Somebody else does just now: the store gets a turn as well.
-        None => Err(StoreError::JournalFull),
-    })
-}
-
 /// Writes a range from front to back: several requests in flight, none of them zeroes, which drives keep for nothing.
 fn fill(
     volume: &Volume<Store>,
+    handle: &mut Handle<Store>,
     file: FileId,
     range: core::ops::Range<u64>,
     stop: &AtomicBool,
 ) -> Result<(), StoreError> {
     let failed = |source: BlockError| StoreError::Device { what: "laying out an object", source };
-    let memory = |error: crate::volume::OpenError| StoreError::NoSpace { what: error.to_string() };
-    let mut handle = volume.handle(&Options::default()).map_err(memory)?;
+    let memory = |error: DmaError| StoreError::NoSpace { what: error.to_string() };
     let block = u64::from(volume.geometry().lba_size.bytes());
     let mut at = range.start.next_multiple_of(block);
     let mut random = fastrand::Rng::with_seed(range.end);
     let mut free = Vec::new();
     for _ in 0..DEPTH.min(handle.capacity() as u64) {
         let buffer = volume.device().dma().buffer(PIECE as usize, Access::DeviceReads);
-        let mut buffer = buffer.map_err(|error| memory(error.into()))?;
+        let mut buffer = buffer.map_err(memory)?;
         random.fill(&mut buffer);
         free.push(buffer);
     }

@@ -10,7 +10,6 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 
@@ -18,11 +17,11 @@ use super::super::failure::Failure;
 use super::super::output::print_piece;
 use super::super::progress::CopyLine;
 use super::super::signals;
-use super::{Ground, PATIENCE, existing, taken, typed};
-use crate::block::{BlockError, MapBlocks};
+use super::{Ground, existing, taken, typed};
+use crate::block::BlockError;
 use crate::dma::{Access, DmaBuf};
 use crate::units::FileId;
-use crate::volume::{Exclusion, Handle, Io, Options, Refused, Store, StoreError};
+use crate::volume::{Handle, Io, Options, Refused, Store, StoreError};
 
 /// Bytes of one request, and how many are in flight.
 const PIECE: u64 = 1 << 20;
@@ -131,8 +130,8 @@ fn fill(
     let mut lane = Lane::open(ground, source.len)?;
     let mut size = source.len.unwrap_or(0);
     if size > 0 {
-        lane.reshape(id, |object| object.preallocate(0..size))?;
-        lane.reshape(id, |object| object.set_len(size))?;
+        let taken = lane.handle.object(id).preallocate(0..size, false);
+        taken.map_err(|error| ground.blame(error))?;
     }
     let mut at = 0;
     loop {
@@ -149,7 +148,7 @@ fn fill(
         if at + count as u64 > size {
             size = (at + count as u64).max(size + size.clamp(STRIDE, STRIDE << 4));
             lane.drain()?;
-            lane.reshape(id, |object| object.set_len(size))?;
+            lane.set_len(id, size)?;
         }
         lane.write(id, at, buffer, count)?;
         at += count as u64;
@@ -160,7 +159,7 @@ fn fill(
     }
     lane.drain()?;
     // A file may have changed while it was read.
-    if at != size { lane.reshape(id, |object| object.set_len(at)) } else { Ok(()) }
+    if at != size { lane.set_len(id, at) } else { Ok(()) }
 }
 
 /// Requests in flight, and the buffers for more.
@@ -241,28 +240,8 @@ impl<'a> Lane<'a> {
         Ok(())
     }
 
-    /// Changes the shape of an object in which nothing is in flight.
-    fn reshape(
-        &self,
-        id: FileId,
-        change: impl Fn(&Exclusion) -> Result<(), StoreError>,
-    ) -> Result<(), Failure> {
-        let store = &self.ground.store;
-        let since = Instant::now();
-        let changed = self.ground.change(|| {
-            let object = loop {
-                match store.exclude(id)? {
-                    Some(object) if object.is_alone() => break object,
-                    _ if since.elapsed() >= PATIENCE => {
-                        let millis = PATIENCE.as_millis() as u64;
-                        return Err(StoreError::Timeout { what: "writes to an object", millis });
-                    }
-                    _ => store.turn(),
-                }
-            };
-            change(&object)
-        });
-        changed.map_err(|error| self.ground.blame(error))
+    fn set_len(&mut self, id: FileId, size: u64) -> Result<(), Failure> {
+        self.handle.object(id).set_len(size).map_err(|error| self.ground.blame(error))
     }
 
     fn failed(&self, error: BlockError) -> Failure {
