@@ -125,7 +125,7 @@ fn patiently(store: &Store, mut change: impl FnMut() -> Result<(), StoreError>) 
     loop {
         let result = change();
         store.turn();
-        if !matches!(result, Err(StoreError::JournalFull)) {
+        if !matches!(result, Err(StoreError::NotYet)) {
             return result.expect("a change");
         }
     }

@@ -100,7 +100,7 @@ fn exit_of(error: &StoreError) -> Exit {
             | StoreError::Timeout { .. }
             | StoreError::ReadOnly
             | StoreError::Poisoned { .. }
-            | StoreError::JournalFull,
+            | StoreError::NotYet,
             _,
         ) => Exit::Device,
         (_, ErrorKind::Corrupt | ErrorKind::NoSpace) => Exit::Failed,

@@ -227,10 +227,11 @@ pub enum StoreError {
         /// What ran out, with numbers.
         what: String,
     },
-    /// The journal cannot take more for the moment, or is full until a checkpoint ends: give the store turns, and try
-    /// again.
-    #[error("the journal cannot take more until the store has had some turns")]
-    JournalFull,
+    /// The journal cannot take more for the moment, or space is about to come back: give the store turns, and try again.
+    #[error(
+        "not before the store has had some turns: its journal is full, or space is coming back"
+    )]
+    NotYet,
     /// Something in flight is in the way, and stayed there until the deadline.
     #[error("{what} did not finish within {millis} ms")]
     Timeout {
@@ -269,7 +270,7 @@ impl StoreError {
             | Self::Damaged { .. }
             | Self::JournalGap { .. }
             | Self::Inconsistent { .. } => ErrorKind::Corrupt,
-            Self::Open(_) | Self::JournalFull => ErrorKind::Busy,
+            Self::Open(_) | Self::NotYet => ErrorKind::Busy,
             Self::NoName(_) | Self::NoObject(_) => ErrorKind::NotFound,
             Self::NameTaken(_) | Self::Exists(_) => ErrorKind::Exists,
             Self::NoSpace { .. } => ErrorKind::NoSpace,

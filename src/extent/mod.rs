@@ -1,7 +1,7 @@
 //! The extent store: objects on a device, and what is durable of them.
 //!
 //! ```text
-//!   Store      create, remove, rename, shape; a map of blocks for the pipeline (map)      each core has a handle
+//!   Store      create, remove, rename (store), sizes and holes (shape); a map of blocks for the pipeline (map)
 //!    └ Shared     what handles share
 //!       ├ objects    each with a tree of extents                                  tree, object
 //!       ├ space      what no object has                                           space
@@ -37,6 +37,7 @@ mod open;
 mod record;
 mod replay;
 mod seal;
+mod shape;
 mod shared;
 #[doc(hidden)]
 pub mod space;
@@ -52,6 +53,7 @@ pub use error::{Area, Damage, StoreError};
 pub use map::Guard;
 pub use open::{FormatOptions, OpenOptions};
 pub use record::{KEY_BYTES_MAX, NAME_BYTES_MAX, VALUE_BYTES_MAX};
+pub use shape::Exclusion;
 pub use shared::Clock;
-pub use store::{Exclusion, ObjectInfo, Segment, Store, StoreInfo, StoreStatistics, name_of};
+pub use store::{ObjectInfo, Segment, Store, StoreInfo, StoreStatistics, name_of};
 pub use uuid::Uuid;

@@ -129,7 +129,7 @@ impl Handle<Store> {
         let (since, mut idle) = (Instant::now(), 0);
         loop {
             match try_it(self.map()) {
-                Err(StoreError::JournalFull) => {
+                Err(StoreError::NotYet) => {
                     self.wait_a_moment(since, "the journal", &mut idle)?;
                 }
                 result => return result,
@@ -415,10 +415,10 @@ impl Object<'_> {
                     self.await_writes(&exclusion, since, &mut idle)?;
                     change(&exclusion)
                 }
-                None => Err(StoreError::JournalFull),
+                None => Err(StoreError::NotYet),
             };
             match result {
-                Err(StoreError::JournalFull) => {
+                Err(StoreError::NotYet) => {
                     self.handle.wait_a_moment(since, "a change of an object's shape", &mut idle)?;
                 }
                 result => return result,

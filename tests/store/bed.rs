@@ -102,7 +102,7 @@ pub(crate) fn patiently<T>(
     let since = Instant::now();
     loop {
         match act() {
-            Err(StoreError::JournalFull) if since.elapsed() < PATIENCE => store.turn(),
+            Err(StoreError::NotYet) if since.elapsed() < PATIENCE => store.turn(),
             result => return result,
         }
     }

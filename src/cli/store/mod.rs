@@ -115,7 +115,7 @@ impl Ground {
         let since = Instant::now();
         loop {
             match change() {
-                Err(StoreError::JournalFull) if since.elapsed() < PATIENCE => self.store.turn(),
+                Err(StoreError::NotYet) if since.elapsed() < PATIENCE => self.store.turn(),
                 done => return done,
             }
         }

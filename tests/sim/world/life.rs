@@ -290,9 +290,9 @@ impl Life {
     fn excuse_store(&self, error: &StoreError) -> Result<(), String> {
         let excused = self.disk.power_is_cut()
             || match error {
-                StoreError::JournalFull
-                | StoreError::NoSpace { .. }
-                | StoreError::Timeout { .. } => true,
+                StoreError::NotYet | StoreError::NoSpace { .. } | StoreError::Timeout { .. } => {
+                    true
+                }
                 StoreError::Poisoned { .. } => self.store.poisoned().is_some(),
                 _ => false,
             };
@@ -600,7 +600,7 @@ impl Life {
             }
             match self.change(&exclusion, shape) {
                 Ok(()) => self.changed(id, shape)?,
-                Err(StoreError::JournalFull) if !self.is_over() => {
+                Err(StoreError::NotYet) if !self.is_over() => {
                     self.shaping.push((id, exclusion, shape));
                 }
                 Err(StoreError::NoObject(_)) if !enter(&self.model).live().contains_key(&id) => {}
