@@ -1,8 +1,9 @@
 //! What the simulation has found, each as the shortest way there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use udirect::block::{BlockDevice, ErrorKind, QueueOptions};
+use udirect::block::{BlockDevice, Durability, ErrorKind, MapBlocks, QueueOptions};
 use udirect::dio::{Done, Io, Options, Pipeline};
 use udirect::dma::Access;
 use udirect::extent::{FormatOptions, OpenOptions, Store, StoreError};
@@ -89,4 +90,42 @@ fn an_overwrite_whose_object_is_removed_is_told_so() {
     store.remove(object).unwrap();
     let error = answer(&mut pipeline).result.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+}
+
+/// What a durable overwrite promises of the object's time holds as well while changes are kept out, where the time has to
+/// wait. The model took the wait for a broken promise.
+#[test]
+fn the_time_of_an_overwrite_is_durable_though_changes_are_kept_out() {
+    let (disk, device, bench) = formatted(16 * 512).unwrap();
+    let options = OpenOptions { commit_interval: Duration::MAX, ..OpenOptions::default() };
+    let store = Store::open(&device, &options).unwrap();
+    let queue = QueueOptions { depth: 4, timeout: PATIENCE };
+    let options = Options { queue, ..Options::default() };
+    let mut pipeline = Pipeline::open(&*device, store.clone(), &options).unwrap();
+    let object = store.create(None).unwrap();
+    write(&mut pipeline, object, 0, 4096);
+    answer(&mut pipeline).result.unwrap();
+    // Attributes until the journal is full, and a quiet checkpoint keeps changes out.
+    let mut round = 0_u64;
+    loop {
+        match store.set_attribute(object, "key", &[round as u8; 1000]) {
+            Ok(()) => drop(store.sync_all().unwrap()),
+            Err(StoreError::NotYet) => break,
+            Err(error) => panic!("{error}"),
+        }
+        store.turn();
+        round += 1;
+    }
+    let before = store.stat(object).unwrap().modified;
+    let buffer = device.dma().buffer(4096, Access::Both).expect("memory");
+    let io = Io::write(0, buffer, 2).of(object).with(Durability::Full);
+    pipeline.submit(io).expect("it is taken");
+    pipeline.ring();
+    assert_eq!(store.stat(object).unwrap().modified, before, "nothing may be said for the moment");
+    answer(&mut pipeline).result.unwrap();
+    let after = store.stat(object).unwrap().modified;
+    assert!(after > before);
+    let left = bench.open(&disk.crash_by(&mut |_| false), DRIVE).unwrap();
+    assert_eq!(left.stat(object).unwrap().modified, after);
+    assert!(store.statistics().counts.quiet_checkpoints > 0);
 }

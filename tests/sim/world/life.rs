@@ -19,7 +19,7 @@ use super::content;
 use super::hook::Hook;
 use super::image::{Examiner, PATIENCE, open_options};
 use super::model::{Deed, Event, Found, Model, Request, Unit, Value};
-use super::watch::{SharedModel, Watched, enter};
+use super::watch::{SharedModel, Watched, enter, note_deferred};
 
 /// Steps after which something must have come to its end.
 const STUCK: u64 = 20_000;
@@ -443,6 +443,7 @@ impl Life {
     fn checkpoint(&self) -> Result<(), String> {
         let asked = self.store.checkpoint(core::time::Duration::ZERO);
         // The store has taken a step of its own.
+        note_deferred(&self.store, &self.model);
         self.hook.settle();
         asked.or_else(|error| self.excuse_store(&error))
     }
@@ -477,9 +478,11 @@ impl Life {
         let (tag, time) = (self.tag(), enter(&self.model).tick());
         let io = Io::bare(0, Action::Flush, tag).of(FileId(id));
         let taken = self.handles[handle].submit(io);
-        // The time of the object is written down at once.
+        // The time of the object is written down at once, or when changes are let in again.
         if let Ok(stat) = self.store.stat(FileId(id)) {
-            enter(&self.model).note_time(id, stat.modified);
+            let mut model = enter(&self.model);
+            model.note_time(id, stat.modified);
+            model.defer(id);
         }
         match taken {
             Ok(()) => {

@@ -9,7 +9,7 @@
 //! A version is replaced by another only if that began after it had ended: of two writes that were under way
 //! together either may be the last. The invariant: `live` is `base` with every event applied.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
 use udirect::block::{Durability, Extent, Intent, Mapping, Reach};
@@ -121,6 +121,20 @@ pub(crate) enum Event {
     Map { id: u64, units: Vec<(u64, Unit)>, size: u64, time: u64 },
     Unmap { id: u64, units: Range<u64>, size: u64, time: u64 },
     Size { id: u64, size: u64, time: u64 },
+}
+
+impl Event {
+    /// Returns the object after whose time nobody has to ask any more.
+    fn timed(&self) -> Option<u64> {
+        match self {
+            Self::Map { id, .. }
+            | Self::Unmap { id, .. }
+            | Self::Size { id, .. }
+            | Self::Remove { id } => Some(*id),
+            Self::Rename { replaced, .. } => *replaced,
+            Self::Create { .. } | Self::Attribute { .. } => None,
+        }
+    }
 }
 
 fn apply(state: &mut State, event: &Event) {
@@ -237,6 +251,8 @@ pub(crate) struct Request {
     looked_at: HashMap<(usize, usize), u64>,
     /// What has to be durable before it is answered, if it is durable.
     position: u64,
+    /// Whether the time of its object, which has to be durable as well, waits until changes are let in.
+    deferred: bool,
 }
 
 impl Request {
@@ -256,6 +272,7 @@ impl Request {
             expected: BTreeMap::new(),
             looked_at: HashMap::new(),
             position: 0,
+            deferred: false,
         }
     }
 }
@@ -280,6 +297,8 @@ pub(crate) struct Model {
     live: State,
     /// By object: the events that say where its data is.
     mapped: HashMap<u64, u64>,
+    /// Objects whose times the store may write down by itself, when it lets changes in again.
+    deferred: BTreeSet<u64>,
     blocks: Vec<Blocks>,
     requests: HashMap<u64, Request>,
     violation: Option<String>,
@@ -296,6 +315,7 @@ impl Model {
             events: VecDeque::new(),
             live: State::new(),
             mapped: HashMap::new(),
+            deferred: BTreeSet::new(),
             blocks: Vec::new(),
             requests: HashMap::new(),
             violation: None,
@@ -336,8 +356,15 @@ impl Model {
 
     pub(crate) fn push(&mut self, event: Event) {
         apply(&mut self.live, &event);
+        let timed = event.timed();
         self.events.push_back(event);
         self.tick();
+        let Some(id) = timed else { return };
+        self.deferred.remove(&id);
+        let position = self.position();
+        for request in self.requests.values_mut().filter(|one| one.deferred && one.file == id) {
+            (request.position, request.deferred) = (position, false);
+        }
     }
 
     /// Adds an event that says where the data of an object is.
@@ -357,6 +384,21 @@ impl Model {
         if object.modified != time {
             let size = object.size;
             self.push(Event::Size { id, size, time });
+        }
+    }
+
+    /// The time of an object may have been asked for while changes were kept out: the store writes it down later.
+    pub(crate) fn defer(&mut self, id: u64) {
+        self.deferred.insert(id);
+    }
+
+    /// Notes the times that the store has written down by itself; `times` tells that of an object.
+    pub(crate) fn note_deferred(&mut self, times: impl Fn(u64) -> Option<u64>) {
+        let times = self.deferred.iter().filter_map(|id| times(*id).map(|time| (time, *id)));
+        // In the order in which it did: its clock never stands still.
+        let times: BTreeMap<u64, u64> = times.collect();
+        for (time, id) in times {
+            self.note_time(id, time);
         }
     }
 
@@ -572,6 +614,7 @@ impl Model {
     pub(crate) fn committed(&mut self, tag: u64, size: u64, time: u64) {
         let Some(request) = self.requests.get(&tag).cloned() else { return };
         let id = request.file;
+        let moved = self.live.get(&id).is_some_and(|object| object.modified != time);
         if request.changes {
             self.publish(tag, &request, time);
             let wanted = self.live.get(&id).map(|object| object.size);
@@ -581,19 +624,18 @@ impl Model {
                 ));
             }
         } else {
-            let full = [Deed::Write(Durability::Full), Deed::Zero(Durability::Full)];
-            let same = self.live.get(&id).is_some_and(|object| object.modified == time);
-            if full.contains(&request.deed) && same {
-                self.violated(format!("a write to object {id} was to make its time durable"));
-            }
             self.note_time(id, time);
         }
         let mapped = self.mapped.get(&id).copied().unwrap_or(0);
         let full = [Deed::Write(Durability::Full), Deed::Zero(Durability::Full)];
         let timed = full.contains(&request.deed) && self.live.contains_key(&id);
         let position = if timed { self.position() } else { mapped };
+        let deferred = timed && !moved;
+        if deferred {
+            self.defer(id);
+        }
         if let Some(request) = self.requests.get_mut(&tag) {
-            request.position = position;
+            (request.position, request.deferred) = (position, deferred);
         }
     }
 
@@ -630,6 +672,10 @@ impl Model {
     pub(crate) fn answered(&mut self, tag: u64) {
         let Some(request) = self.requests.remove(&tag) else { return };
         if request.deed.is_durable() {
+            if request.deferred {
+                let file = request.file;
+                self.violated(format!("a write to object {file} was to make its time durable"));
+            }
             self.require(request.position);
             for (index, at) in request.touched {
                 let versions = &mut self.blocks[index][at];
@@ -682,6 +728,17 @@ impl Model {
             if let Some(event) = events.next() {
                 apply(&mut state, event);
             }
+        }
+        // In the middle of a turn in which the store writes down what it has deferred: the model hears of it after that.
+        for id in &self.deferred {
+            if let (Some(object), Some(found)) = (state.get_mut(id), found.objects.get(id)) {
+                object.modified = object.modified.max(found.modified);
+            }
+        }
+        let shape = shape_difference(&found.objects, &state);
+        match shape.or_else(|| self.blocks_differ(found, &state)) {
+            None => return Ok(self.position()),
+            Some(what) => reasons.push(format!("\n  with deferred times: {what}")),
         }
         let found = &found.objects;
         Err(format!("no point of the history explains {found:?}:{}", reasons.concat()))

@@ -17,6 +17,11 @@ pub(crate) fn enter<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Tells a model the times that a step of the store's own may have written down.
+pub(crate) fn note_deferred(store: &Store, model: &SharedModel) {
+    enter(model).note_deferred(|id| store.stat(FileId(id)).ok().map(|stat| stat.modified));
+}
+
 /// The store of one handle.
 pub(crate) struct Watched {
     pub(crate) store: Store,
@@ -93,6 +98,7 @@ impl MapBlocks for Watched {
 
     fn turn(&self) {
         self.store.turn();
+        note_deferred(&self.store, &self.model);
         self.hook.settle();
     }
 }
