@@ -3,6 +3,8 @@
 #![doc = include_str!("../README.md")]
 #[expect(unsafe_code, reason = "maps and shares memory with devices")]
 pub mod dma;
+#[expect(unsafe_code, reason = "asks the kernel for devices and what they may reach")]
+pub mod transport;
 
 #[cfg(feature = "program")]
 pub mod bench;
@@ -14,10 +16,10 @@ pub mod dio;
 pub mod extent;
 pub mod nvme;
 pub mod open;
+pub mod pci;
 #[doc(hidden)]
 pub mod seed;
 pub mod soft;
 pub mod spec;
-pub mod transport;
 pub mod units;
 pub mod volume;

@@ -18,10 +18,12 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("seed", &[]),
     // NVMe as written: layouts without verbs, so that driver and controller can share them.
     ("spec", &["units"]),
+    // What sysfs says of PCI functions. Nothing is touched.
+    ("pci", &[]),
     // Memory is memory, whatever runs over it.
     ("dma", &["units"]),
     // Reaches a controller without knowing what its registers mean.
-    ("transport", &["dma", "units"]),
+    ("transport", &["dma", "pci", "units"]),
     // The waist. It must not learn that NVMe exists: every backend is an equal behind it.
     ("block", &["dma", "units"]),
     // The software controller answers to the standard, not to our driver: it never names `nvme`.
@@ -36,14 +38,27 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("dio", &["block", "dma", "units"]),
     ("volume", &["block", "dio", "dma", "extent", "units"]),
     // One address to one device: the only room that knows every backend.
-    ("open", &["block", "dma", "nvme", "soft", "spdk", "transport", "units", "uring"]),
+    ("open", &["block", "dma", "nvme", "pci", "soft", "spdk", "transport", "units", "uring"]),
     // Drives whatever is behind the waist; what it runs on comes from `open`.
     ("bench", &["block", "dma", "open", "units", "volume"]),
     ("daemon", &["bench", "block", "dma", "nvme", "open", "spec", "units", "volume"]),
     // What a person types. It prints identify data and logs, and so knows the controller.
     (
         "cli",
-        &["bench", "block", "daemon", "dma", "nvme", "open", "soft", "spec", "units", "volume"],
+        &[
+            "bench",
+            "block",
+            "daemon",
+            "dma",
+            "nvme",
+            "open",
+            "pci",
+            "soft",
+            "spec",
+            "transport",
+            "units",
+            "volume",
+        ],
     ),
     // What a C program calls.
     ("capi", &["block", "dma", "open", "units", "volume"]),

@@ -60,6 +60,20 @@ impl SharedBytes {
         Ok(unsafe { Self::new(start, len, Arc::new(map)) })
     }
 
+    /// Maps a region of a device: its registers, which change by themselves and act on being written.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn of_device(file: &File, offset: u64, len: u64) -> io::Result<Self> {
+        let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
+        let len = usize::try_from(len).map_err(too_long)?;
+        let map = MmapOptions::new().offset(offset).len(len).map_raw(file)?;
+        let start = NonNull::new(map.as_mut_ptr()).expect("a mapping is not at address 0");
+        // SAFETY: `map` moves into `keep`, which unmaps only when the last share is gone, and never shows its bytes.
+        Ok(unsafe { Self::new(start, len, Arc::new(map)) })
+    }
+
     /// Looks at all of it.
     #[inline]
     pub fn span(&self) -> Span<'_> {

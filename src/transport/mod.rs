@@ -1,7 +1,6 @@
 //! Reaching a controller: its registers, its doorbells, and the memory it is to see.
 //!
-//! A [`Transport`] is one controller within reach: in-process (the software controller), and later
-//! over VFIO or a vfio-user socket. The driver cannot tell which it drives, with one exception that it
+//! A [`Transport`] is one controller within reach: in-process (the software controller) or behind vfio-pci ([`vfio`]). The driver cannot tell which it drives, with one exception that it
 //! may not look behind: a controller that has no processor of its own is given turns ([`Pump`]).
 //!
 //! ```text
@@ -10,9 +9,9 @@
 //!          --- Pump::pump -------> a turn, where the controller lives on the host's time
 //!          <-- rings and buffers in the memory of a dma::Domain, mapped by the Mapper side
 //! ```
-#![forbid(unsafe_code)]
 
 mod doorbell;
+pub mod vfio;
 
 pub use doorbell::Doorbell;
 
@@ -44,6 +43,12 @@ pub trait Transport: Mapper {
 
     /// Returns the means to give the controller turns for one queue, or `None` if it needs none.
     fn pump(&self, queue: QueueId) -> Option<Box<dyn Pump>>;
+
+    /// Has somebody told, once and on another thread, when the device is about to be taken away: everything that holds
+    /// the transport has to go then. A transport whose device cannot be taken away never tells.
+    fn on_removal(&self, told: Box<dyn FnOnce(&str) + Send>) {
+        drop(told);
+    }
 }
 
 /// Time for a controller that has no processor of its own.
