@@ -5,7 +5,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use udirect::block::{BlockDevice, Completion, ErrorKind, IoQueue, QueueOptions, Request};
@@ -35,11 +35,18 @@ struct Witness {
     deeds: Mutex<Vec<Deed>>,
     /// What CSTS reads as, whatever the controller says.
     status: Option<u32>,
+    /// What every register reads as, once the device is gone.
+    gone: OnceLock<u32>,
+    /// Who is told when the device is about to be taken away.
+    told: Mutex<Vec<Told>>,
 }
+
+type Told = Box<dyn FnOnce(&str) + Send>;
 
 impl Witness {
     fn new(soft: &Arc<Controller>, status: Option<u32>) -> Arc<Self> {
-        Arc::new(Self { inner: soft.transport(), deeds: Mutex::new(Vec::new()), status })
+        let (deeds, gone, told) = (Mutex::default(), OnceLock::new(), Mutex::default());
+        Arc::new(Self { inner: soft.transport(), deeds, status, gone, told })
     }
 
     fn note(&self, deed: Deed) {
@@ -73,13 +80,17 @@ impl Mapper for Witness {
 
 impl Transport for Witness {
     fn read32(&self, at: u32) -> u32 {
-        match self.status {
-            Some(status) if at == offset::CSTS => status,
+        match (self.gone.get(), self.status) {
+            (Some(gone), _) => *gone,
+            (None, Some(status)) if at == offset::CSTS => status,
             _ => self.inner.read32(at),
         }
     }
     fn read64(&self, offset: u32) -> u64 {
-        self.inner.read64(offset)
+        match self.gone.get() {
+            Some(gone) => u64::from(*gone) << 32 | u64::from(*gone),
+            None => self.inner.read64(offset),
+        }
     }
     fn write32(&self, at: u32, value: u32) {
         if at == offset::CC {
@@ -100,6 +111,9 @@ impl Transport for Witness {
     }
     fn pump(&self, queue: QueueId) -> Option<Box<dyn Pump>> {
         self.inner.pump(queue)
+    }
+    fn on_removal(&self, told: Told) {
+        self.told.lock().expect("nobody panics under it").push(told);
     }
 }
 
@@ -253,6 +267,52 @@ fn a_command_that_never_completes_stops_the_controller_and_comes_back() {
     let domain = Arc::clone(&world.domain);
     drop(world);
     assert_eq!(domain.usage().1, 0);
+}
+
+/// A device that has been pulled out answers with all ones; one whose memory space was turned off, with zeroes. Its
+/// commands never come back, and whoever waits for them is told that it is gone and not that it is slow.
+#[test]
+fn a_device_whose_registers_say_nothing_is_gone() {
+    for (reads, words) in [(u32::MAX, "all ones"), (0, "zeroes")] {
+        let world = World::new(From::the(0, NvmOpcode::READ, Verdict::Drop));
+        let mut queue = world.queue(Duration::from_millis(80));
+        (0..3).for_each(|lba| world.read(&mut *queue, lba));
+        world.witness.gone.set(reads).expect("it is set once");
+        for completion in wait(&mut *queue, 3) {
+            let error = completion.result.expect_err("nobody is there");
+            assert_eq!(error.kind(), ErrorKind::DeviceGone);
+            assert!(
+                error.to_string().ends_with(&format!("its registers read as {words}")),
+                "{error}"
+            );
+        }
+        let refused = world.device().open_queue(&QueueOptions::default()).err().expect("gone");
+        assert_eq!(refused.kind(), ErrorKind::DeviceGone);
+        drop(queue);
+        let domain = Arc::clone(&world.domain);
+        drop(world);
+        assert_eq!(domain.usage().1, 0);
+    }
+}
+
+/// The kernel asks for the device in the middle of work: what is under way comes back, and the device is free of us
+/// before anybody is told.
+#[test]
+fn a_device_that_is_asked_back_is_let_go_of() {
+    let world = World::new(From::the(0, NvmOpcode::READ, Verdict::Drop));
+    let mut queue = world.queue(SECONDS);
+    (0..3).for_each(|lba| world.read(&mut *queue, lba));
+    let told =
+        world.witness.told.lock().expect("nobody panics under it").pop().expect("the driver");
+    std::thread::scope(|scope| scope.spawn(|| told("the kernel asks for it")).join())
+        .expect("told");
+    for completion in wait(&mut *queue, 3) {
+        let error = completion.result.expect_err("it is asked back");
+        assert_eq!(error.kind(), ErrorKind::DeviceGone);
+        assert_eq!(error.to_string(), "the device is gone: the kernel asks for it");
+    }
+    let deeds = world.witness.deeds();
+    assert_eq!(deeds[deeds.len() - 2..], [Deed::Disabled, Deed::Unmapped], "{deeds:?}");
 }
 
 /// Commands of a split request and whole requests are handed back one at a time, and counted right.

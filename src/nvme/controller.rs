@@ -18,6 +18,7 @@ use super::lists::Lists;
 use super::memory::PAGE;
 use super::namespace::Namespace;
 use super::queue::{Parts, QueuePair};
+use super::registers::Registers;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::slots::Slots;
 use super::status;
@@ -68,7 +69,7 @@ pub(super) struct ControllerParts {
 pub struct Controller {
     health: AtomicU8,
     /// Why it is not live.
-    reason: OnceLock<Arc<str>>,
+    reason: OnceLock<Reason>,
     transport: Arc<dyn Transport>,
     cap: Capabilities,
     domain: Arc<Domain>,
@@ -82,6 +83,22 @@ pub struct Controller {
     shadow: Option<ShadowBuffers>,
 }
 
+/// Why a controller is not live.
+#[derive(Clone, Debug)]
+pub(super) struct Reason {
+    what: Arc<str>,
+    /// Whether the device is not there any more, or is about to go.
+    is_gone: bool,
+}
+
+impl Reason {
+    /// Returns what requests are told that were under way.
+    pub(super) fn cause(&self) -> Cause {
+        let what = self.what.to_string().into();
+        if self.is_gone { Cause::DeviceGone { what } } else { Cause::Poisoned { what } }
+    }
+}
+
 /// What only one thread at a time may do.
 struct Control {
     /// First: the controller lets go of memory before the rings go.
@@ -93,7 +110,7 @@ impl Controller {
     /// Assembles what bring-up has found.
     pub(super) fn assemble(parts: ControllerParts) -> Arc<Self> {
         let ControllerParts { connection, admin, domain, identify, namespaces, .. } = parts;
-        Arc::new(Self {
+        let controller = Arc::new(Self {
             health: AtomicU8::new(Health::Live as u8),
             reason: OnceLock::new(),
             transport: Arc::clone(connection.registers.transport()),
@@ -105,7 +122,15 @@ impl Controller {
             admin_timeout: parts.admin_timeout,
             control: Mutex::new(Control { connection, admin }),
             shadow: parts.shadow,
-        })
+        });
+        let weak = Arc::downgrade(&controller);
+        controller.transport.on_removal(Box::new(move |what| {
+            // Whoever has let go of it needs not hear of it.
+            if let Some(controller) = weak.upgrade() {
+                controller.give_up(what, true);
+            }
+        }));
+        controller
     }
 
     /// Returns what Identify Controller returned.
@@ -129,13 +154,19 @@ impl Controller {
         address: &str,
     ) -> Result<Namespace, BlockError> {
         let Some((_, _, identity)) = self.namespaces.iter().find(|(id, ..)| *id == nsid) else {
-            let most = self.namespaces.last().map_or(0, |(id, ..)| u64::from(id.0));
-            let value = u64::from(nsid.0);
-            return Err(Cause::Invalid { what: "namespace", value, least: 1, most }.into());
+            return Err(Cause::NotFound { what: self.no_namespace(nsid).into() }.into());
         };
         match identity {
             Ok(identity) => Ok(Namespace::new(Arc::clone(self), identity.clone(), address)),
             Err(error) => Err(Cause::Unsupported { what: error.to_string().into() }.into()),
+        }
+    }
+
+    fn no_namespace(&self, nsid: NamespaceId) -> String {
+        let ids: Vec<String> = self.namespaces.iter().map(|(id, ..)| id.to_string()).collect();
+        match ids.is_empty() {
+            true => format!("namespace {nsid}: no namespace is attached to the controller"),
+            false => format!("namespace {nsid}: attached to the controller are {}", ids.join(", ")),
         }
     }
 
@@ -178,13 +209,21 @@ impl Controller {
             if let Err(error) = self.check_live() {
                 // Whoever gave the controller up waits for the lock that is held here. The command may
                 // still touch its memory, so the caller must not have it back before the stop.
-                self.stop(&mut control, &self.reason());
+                self.stop(&mut control, &self.reason().what);
                 return Err(error);
             }
             if wait.is_over() {
                 let after = self.admin_timeout;
-                self.stop(&mut control, &format!("{what} took longer than {after:?}"));
-                return Err(Cause::Timeout { what: what.into(), after }.into());
+                let gone = control.connection.registers.absence();
+                self.announce(
+                    gone.as_deref().unwrap_or(&format!("{what} took longer than {after:?}")),
+                    gone.is_some(),
+                );
+                self.stop(&mut control, what);
+                return Err(match gone {
+                    Some(what) => Cause::DeviceGone { what: what.into() }.into(),
+                    None => Cause::Timeout { what: what.into(), after }.into(),
+                });
             }
             wait.pause();
         }
@@ -377,14 +416,28 @@ impl Controller {
     }
 
     /// Returns why the controller is not live.
-    pub(super) fn reason(&self) -> Arc<str> {
-        self.reason.get().cloned().unwrap_or_else(|| "no reason was given".into())
+    pub(super) fn reason(&self) -> Reason {
+        let none = || Reason { what: "no reason was given".into(), is_gone: false };
+        self.reason.get().cloned().unwrap_or_else(none)
     }
 
     /// Gives the controller up: stops it and cuts it off from memory.
     #[cold]
     pub(super) fn fail(&self, reason: &str) {
-        self.announce(reason);
+        self.give_up(reason, false);
+    }
+
+    /// Gives the controller up since a command is overdue, and says so if the device is not there at all.
+    #[cold]
+    pub(super) fn fail_overdue(&self, reason: &str) {
+        match Registers::new(Arc::clone(&self.transport)).absence() {
+            Some(gone) => self.give_up(&format!("{reason}; {gone}"), true),
+            None => self.give_up(reason, false),
+        }
+    }
+
+    fn give_up(&self, reason: &str, is_gone: bool) {
+        self.announce(reason, is_gone);
         let mut control = self.lock();
         self.stop(&mut control, reason);
     }
@@ -392,19 +445,19 @@ impl Controller {
     /// Makes sure that a controller that was given up can no longer touch memory.
     pub(super) fn ensure_stopped(&self) {
         let mut control = self.lock();
-        self.stop(&mut control, &self.reason());
+        self.stop(&mut control, &self.reason().what);
     }
 
     fn stop(&self, control: &mut Control, reason: &str) {
-        self.announce(reason);
+        self.announce(reason, false);
         control.connection.stop();
         // Release: the device is cut off before anybody reads `Stopped`.
         self.health.store(Health::Stopped as u8, Ordering::Release);
     }
 
     /// Lets everybody who waits for the controller know that it is of no use.
-    fn announce(&self, reason: &str) {
-        let first = self.reason.set(reason.into()).is_ok();
+    fn announce(&self, reason: &str, is_gone: bool) {
+        let first = self.reason.set(Reason { what: reason.into(), is_gone }).is_ok();
         if first {
             tracing::error!(reason, "the controller is given up");
         }
@@ -417,7 +470,7 @@ impl Controller {
     fn check_live(&self) -> Result<(), BlockError> {
         match self.health() {
             Health::Live => Ok(()),
-            _ => Err(Cause::Poisoned { what: self.reason().to_string().into() }.into()),
+            _ => Err(self.reason().cause().into()),
         }
     }
 

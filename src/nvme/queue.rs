@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use super::compose::{Composed, compose};
-use super::controller::{Controller, Health};
+use super::controller::{Controller, Health, Reason};
 use super::deadline::Deadlines;
 use super::limits::{Limits, Piece};
 use super::lists::Lists;
@@ -22,7 +22,7 @@ use super::ring::{CompletionRing, SubmissionRing};
 use super::slots::{ListPage, Owner, SlotIndex, Slots};
 use super::split::{Split, Splits};
 use super::status;
-use crate::block::{Cause, Completion, Counters, IoQueue, Rejected, Request};
+use crate::block::{Completion, Counters, IoQueue, Rejected, Request};
 use crate::spec::command::Command;
 use crate::spec::completion::{Completion as Entry, StatusField};
 use crate::transport::Pump;
@@ -43,7 +43,7 @@ pub(super) struct QueuePair {
     splits: Splits,
     id: QueueId,
     /// Why the queue is no longer used, once it is not.
-    failed: Option<Arc<str>>,
+    failed: Option<Reason>,
     /// Last: rings and list pages are unmapped only after the controller has let go of them (`drop`).
     controller: Arc<Controller>,
 }
@@ -179,6 +179,20 @@ impl QueuePair {
     /// Gives the controller up, and with it every queue.
     #[cold]
     fn fail(&mut self, what: &str) {
+        self.log(what);
+        self.controller.fail(&format!("queue {}: {what}", self.id));
+    }
+
+    /// Gives the controller up since a command is overdue.
+    #[cold]
+    fn fail_overdue(&mut self) {
+        let timeout = self.deadlines.timeout();
+        let what = format!("a command was not completed within {} ms", timeout.as_millis());
+        self.log(&what);
+        self.controller.fail_overdue(&format!("queue {}: {what}", self.id));
+    }
+
+    fn log(&self, what: &str) {
         let (head, phase) = self.cq.state();
         let (sq_head, tail) = self.sq.state();
         tracing::error!(
@@ -190,7 +204,6 @@ impl QueuePair {
             busy = self.slots.busy(),
             "{what}"
         );
-        self.controller.fail(&format!("queue {}: {what}", self.id));
     }
 
     /// Hands every request back with an error: the controller can no longer reach their memory.
@@ -200,8 +213,7 @@ impl QueuePair {
         let mut delivered = 0;
         while delivered < max {
             let Some(request) = self.next_abandoned() else { break };
-            let cause = Cause::Poisoned { what: reason.to_string().into() };
-            sink(Completion { request, result: Err(cause.into()) });
+            sink(Completion { request, result: Err(reason.cause().into()) });
             delivered += 1;
         }
         delivered
@@ -223,9 +235,9 @@ impl QueuePair {
         self.splits.take_any().map(|split| split.request)
     }
 
-    fn reason(&mut self) -> Arc<str> {
+    fn reason(&mut self) -> Reason {
         let controller = &self.controller;
-        Arc::clone(self.failed.get_or_insert_with(|| controller.reason()))
+        self.failed.get_or_insert_with(|| controller.reason()).clone()
     }
 
     /// Takes in completions of a live queue.
@@ -310,8 +322,7 @@ impl IoQueue for QueuePair {
         }
         // What is completed and waits to be taken is the caller's delay, not the controller's.
         if delivered < max && self.deadlines.overdue() && self.slots.busy() > 0 {
-            let timeout = self.deadlines.timeout();
-            self.fail(&format!("a command was not completed within {} ms", timeout.as_millis()));
+            self.fail_overdue();
         }
         delivered
     }

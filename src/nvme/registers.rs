@@ -77,6 +77,18 @@ impl Registers {
         (TIMEOUT_UNIT * units).min(READY_MAX)
     }
 
+    /// Says what shows that an enabled controller is not there any more, if anything does.
+    ///
+    /// A bus answers with all ones for a device that has been pulled out; behind some bridges, and where only the device's
+    /// memory space was turned off, with zeroes. A version of 0 does not exist.
+    pub(super) fn absence(&self) -> Option<String> {
+        match self.transport.read32(offset::VS) {
+            ALL_ONES => Some("its registers read as all ones".into()),
+            0 => Some("its registers read as zeroes".into()),
+            _ => None,
+        }
+    }
+
     /// Writes down what a person needs to see why a controller does not do what it should.
     pub(super) fn dump(&self) -> String {
         let read = |offset| self.transport.read32(offset);
