@@ -1,18 +1,21 @@
-//! From an address to a device: `mem:`, `null:`, `file:`.
+//! From an address to a device: `mem:`, `null:`, `file:`, `pcie:`.
 //!
-//! An address is a scheme, a target and options: `mem:64MiB?lba=512&thread`. All three schemes here are
-//! namespaces of the embedded software controller, driven by the real driver; the schemes of hardware and
-//! of peers join them here.
+//! An address is a scheme, a target and options: `mem:64MiB?lba=512&thread`. The first three schemes are namespaces of
+//! the embedded software controller, driven by the real driver; `pcie:` (its own file) is a controller behind vfio-pci.
+//! The schemes of peers join them here.
 #![forbid(unsafe_code)]
+
+mod pcie;
 
 use core::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::block::{BlockDevice, BlockError};
+use crate::block::{BlockDevice, BlockError, ErrorKind};
 use crate::dma::{Domain, DomainOptions};
 use crate::nvme::{self, Controller};
 use crate::soft::{self, Execution, MediaOptions, NamespaceOptions, SoftError};
+use crate::transport::vfio::VfioError;
 use crate::units::{LbaSize, NamespaceId};
 
 /// A device that was opened.
@@ -51,6 +54,13 @@ impl Opened {
 ///
 /// See [`OpenError`]; nothing stays open or locked then.
 pub fn open(address: &str) -> Result<Opened, OpenError> {
+    match address.strip_prefix("pcie:") {
+        Some(rest) => pcie::open(address, rest),
+        None => open_embedded(address),
+    }
+}
+
+fn open_embedded(address: &str) -> Result<Opened, OpenError> {
     let parsed = Address::parse(address)?;
     let failed = |source| OpenError::Device { address: address.into(), source };
     let made = parsed.image().filter(|path| !path.exists());
@@ -84,6 +94,7 @@ pub fn schemes() -> &'static [(&'static str, &'static str)] {
         ("mem:SIZE[?OPTIONS]", "memory behind the embedded controller; gone afterwards"),
         ("file:PATH[?size=SIZE&OPTIONS]", "a sparse file behind the embedded controller"),
         ("null:[SIZE][?OPTIONS]", "answers at once and moves no data; 1TiB by default"),
+        ("pcie:DOMAIN:BUS:DEVICE.FUNCTION[/NAMESPACE][?OPTIONS]", "a drive behind vfio-pci"),
     ]
 }
 
@@ -107,7 +118,10 @@ pub enum OpenError {
         /// Why.
         source: SoftError,
     },
-    /// The device failed.
+    /// The controller cannot be reached.
+    #[error(transparent)]
+    Vfio(VfioError),
+    /// The device failed, or is not as asked.
     #[error("{address}")]
     Device {
         /// The address.
@@ -120,7 +134,18 @@ pub enum OpenError {
 impl OpenError {
     /// Says whether the request was wrong, and not the device.
     pub fn is_usage(&self) -> bool {
-        !matches!(self, Self::Device { .. })
+        match self {
+            Self::Address { .. } | Self::Embedded { .. } => true,
+            Self::Vfio(error) => !matches!(error, VfioError::Kernel { .. }),
+            // What was asked for is not there; or there is too little memory for it.
+            Self::Device { source, .. } => matches!(
+                source.kind(),
+                ErrorKind::NotFound
+                    | ErrorKind::Invalid
+                    | ErrorKind::Unsupported
+                    | ErrorKind::NoSpace
+            ),
+        }
     }
 }
 
@@ -358,8 +383,8 @@ mod tests {
     #[test]
     fn every_mistake_in_an_address_is_named() {
         let cases = [
-            ("disk", "an address begins with a scheme: mem: file: null:"),
-            ("nvme:0", "unknown scheme nvme:, known are mem: file: null:"),
+            ("disk", "an address begins with a scheme: mem: file: null: pcie:"),
+            ("nvme:0", "unknown scheme nvme:, known are mem: file: null: pcie:"),
             ("mem:", "mem: needs a size, as in mem:1GiB"),
             ("mem:12XB", "\"12XB\" is not a size: write 4096, 64MiB, 8GiB"),
             ("mem:0", "a size of 0 holds nothing"),
