@@ -67,7 +67,7 @@ impl Bell {
 
 /// The two pages of shadow doorbells.
 pub(super) struct ShadowBuffers {
-    /// The host writes indices, the controller reads them.
+    /// The host writes indices, the controller reads them; some write those of the admin queue.
     pub(super) doorbells: Window,
     /// The controller writes event indices, the host reads them.
     pub(super) events: Window,

@@ -323,7 +323,9 @@ impl BringUp {
 
     fn offer_shadow_doorbells(&mut self) -> Result<(), BlockError> {
         let page = |access| self.domain.window(PAGE as usize, PAGE as usize, access);
-        let doorbells = page(Access::DeviceReads).map_err(no_memory)?;
+        // By the standard the controller only reads these. QEMU's writes the admin queue's there, whose doorbell
+        // drivers do not shadow, and would read stale entries if it could not.
+        let doorbells = page(Access::Both).map_err(no_memory)?;
         let events = page(Access::DeviceWrites).map_err(no_memory)?;
         let dptr = [doorbells.iova().0, events.iova().0];
         self.found.shadow = Some(ShadowBuffers { doorbells, events });
