@@ -28,9 +28,9 @@ open_enum! {
         NUMBER_OF_QUEUES = 0x07 => "Number of Queues",
         /// How completions gather before an interrupt: [`InterruptCoalescing`].
         INTERRUPT_COALESCING = 0x08 => "Interrupt Coalescing",
-        /// Whether one vector coalesces.
+        /// Whether one vector coalesces: [`InterruptVector`].
         INTERRUPT_VECTOR = 0x09 => "Interrupt Vector Configuration",
-        /// Whether writes beyond the power failure limit are atomic to other commands.
+        /// Whether writes beyond the power failure limit are atomic to other commands: [`WriteAtomicity`].
         WRITE_ATOMICITY = 0x0a => "Write Atomicity Normal",
         /// Which events are reported: [`AsyncEventConfig`].
         ASYNC_EVENT_CONFIG = 0x0b => "Asynchronous Event Configuration",
@@ -42,7 +42,7 @@ open_enum! {
         TIMESTAMP = 0x0e => "Timestamp",
         /// How long the controller waits for a sign of life.
         KEEP_ALIVE = 0x0f => "Keep Alive Timer",
-        /// Temperatures at which to slow down.
+        /// Temperatures at which to slow down: [`ThermalManagement`].
         THERMAL_MANAGEMENT = 0x10 => "Host Controlled Thermal Management",
         /// Whether background work may pass the limit of a non-operational state.
         NON_OPERATIONAL_POWER = 0x11 => "Non-Operational Power State Config",
@@ -80,6 +80,23 @@ open_enum! {
         RESERVATION_PERSISTENCE = 0x83 => "Reservation Persistence",
         /// Whether a namespace can be written.
         WRITE_PROTECTION = 0x84 => "Namespace Write Protection Config",
+    }
+}
+
+impl FeatureId {
+    /// Returns how many bytes of data a value has beside its dword (Base 5.27.1, Figure 317).
+    pub const fn data_bytes(self) -> usize {
+        match self {
+            Self::LBA_RANGE_TYPE
+            | Self::HOST_MEMORY_BUFFER
+            | Self::ENHANCED_CONTROLLER_METADATA
+            | Self::CONTROLLER_METADATA
+            | Self::NAMESPACE_METADATA => 4096,
+            Self::PREDICTABLE_LATENCY_CONFIG | Self::HOST_BEHAVIOR => 512,
+            Self::AUTONOMOUS_POWER_STATE => 256,
+            Self::TIMESTAMP | Self::HOST_IDENTIFIER => 8,
+            _ => 0,
+        }
     }
 }
 
@@ -232,6 +249,38 @@ pub struct InterruptCoalescing {
     __: u16,
 }
 
+/// Interrupt Vector Configuration: whether one vector coalesces (Base 5.27.1.7).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct InterruptVector {
+    /// IV: the vector.
+    pub vector: u16,
+    /// CD: completions of the vector do not gather.
+    pub coalescing_disabled: bool,
+    #[bits(15)]
+    __: u16,
+}
+
+/// Write Atomicity Normal: whether AWUN is kept (NVM 4.1.3.5).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct WriteAtomicity {
+    /// DN: writes beyond the power failure limit need not be atomic to other commands.
+    pub disable_normal: bool,
+    #[bits(31)]
+    __: u32,
+}
+
+/// Host Controlled Thermal Management: temperatures at which to slow down (Base 5.27.1.13).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct ThermalManagement {
+    /// TMT2: the temperature of heavy management, in kelvins; 0 is off.
+    pub heavy_kelvins: u16,
+    /// TMT1: the temperature of light management, in kelvins; 0 is off.
+    pub light_kelvins: u16,
+}
+
 /// Asynchronous Event Configuration: which events are reported (Base 5.27.1.8).
 ///
 /// From bit 8 on the bits are those of OAES in Identify Controller, which says what there is to
@@ -295,6 +344,13 @@ mod tests {
         assert_eq!(PowerManagement::from_bits(0x64).workload(), 3);
         assert_eq!(InterruptCoalescing::from_bits(0x0a07).time(), 10);
         assert!(ErrorRecovery::from_bits(1 << 16).deallocated_error());
+    }
+
+    #[test]
+    fn a_value_with_data_says_how_much() {
+        assert_eq!(FeatureId::AUTONOMOUS_POWER_STATE.data_bytes(), 32 * 8);
+        assert_eq!(FeatureId::ARBITRATION.data_bytes(), 0);
+        assert_eq!(FeatureId(0xc0).data_bytes(), 0);
     }
 
     #[test]

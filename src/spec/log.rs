@@ -69,7 +69,7 @@ open_enum! {
         DISCOVERY = 0x70 => "Discovery",
         /// Reservations that changed.
         RESERVATION_NOTIFICATION = 0x80 => "Reservation Notification",
-        /// Progress and result of a sanitize.
+        /// Progress and result of a sanitize: [`SanitizeStatusLog`](super::erase::SanitizeStatusLog).
         SANITIZE_STATUS = 0x81 => "Sanitize Status",
     }
 }

@@ -56,6 +56,7 @@ macro_rules! open_enum {
 
 pub mod command;
 pub mod completion;
+pub mod erase;
 pub mod event;
 pub mod feature;
 pub mod identify;

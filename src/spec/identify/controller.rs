@@ -9,6 +9,7 @@ use zerocopy::little_endian::{U16, U32, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::PowerState;
+use crate::spec::erase::{Fna, SanitizeCapabilities};
 
 /// What a controller is and can do (Base 5.17.2.1, CNS 01h).
 #[repr(C)]
@@ -112,7 +113,7 @@ pub struct IdentifyController {
     pub mntmt: U16,
     /// Bytes 327:326, MXTMT: highest thermal management temperature, in kelvins.
     pub mxtmt: U16,
-    /// Bytes 331:328, SANICAP: crypto erase (bit 0), block erase (bit 1), overwrite (bit 2), and more.
+    /// Bytes 331:328, SANICAP: what a sanitize can be, [`SanitizeCapabilities`].
     pub sanicap: U32,
     /// Bytes 335:332, HMMINDS: least entry of the host memory buffer, in units of 4 KiB; 0 is no limit.
     pub hmminds: U32,
@@ -150,7 +151,7 @@ pub struct IdentifyController {
     pub oncs: U16,
     /// Bytes 523:522, FUSES: bit 0 says that Compare and Write may be fused.
     pub fuses: U16,
-    /// Byte 524, FNA: Format (bit 0) and secure erase (bit 1) concern all namespaces; bit 2: crypto erase.
+    /// Byte 524, FNA: what Format NVM concerns, [`Fna`].
     pub fna: u8,
     /// Byte 525, VWC: the volatile write cache, [`Vwc`].
     pub vwc: u8,
@@ -288,6 +289,16 @@ impl IdentifyController {
     /// Returns ONCS.
     pub const fn oncs(&self) -> Oncs {
         Oncs::from_bits(self.oncs.get())
+    }
+
+    /// Returns SANICAP.
+    pub const fn sanicap(&self) -> SanitizeCapabilities {
+        SanitizeCapabilities::from_bits(self.sanicap.get())
+    }
+
+    /// Returns FNA.
+    pub const fn fna(&self) -> Fna {
+        Fna::from_bits(self.fna)
     }
 
     /// Returns VWC.
