@@ -15,7 +15,6 @@ use super::deadline::Deadlines;
 use super::identity::NamespaceIdentity;
 use super::limits::Limits;
 use super::lists::Lists;
-use super::memory::PAGE;
 use super::namespace::Namespace;
 use super::queue::{Parts, QueuePair};
 use super::registers::Registers;
@@ -24,15 +23,14 @@ use super::slots::Slots;
 use super::status;
 use super::wait::Wait;
 use crate::block::{BlockError, Cause, IoQueue, QueueOptions};
-use crate::dma::{Access, Domain};
+use crate::dma::Domain;
 use crate::spec::command::{
     AdminOpcode, Command, CreateCompletionQueueDword11, CreateSubmissionQueueDword11,
-    GetLogPageDword10, GetLogPageDword11, QueueSizeAndId,
+    QueueSizeAndId,
 };
 use crate::spec::completion::Completion;
 use crate::spec::event::AsyncEventResult;
 use crate::spec::identify::{IdentifyController, IdentifyNamespace};
-use crate::spec::log::LogPage;
 use crate::spec::registers::{Capabilities, doorbell_offset, offset};
 use crate::transport::Transport;
 use crate::units::{NamespaceId, QueueId};
@@ -227,42 +225,6 @@ impl Controller {
             }
             wait.pause();
         }
-    }
-
-    /// Reads a log page of `len` bytes, a multiple of four and at most a page.
-    ///
-    /// # Errors
-    ///
-    /// As [`execute`](Self::execute).
-    pub fn log_page(
-        &self,
-        page: LogPage,
-        nsid: NamespaceId,
-        len: usize,
-    ) -> Result<Vec<u8>, BlockError> {
-        let dwords = u32::try_from(len / 4).unwrap_or(0);
-        if !len.is_multiple_of(4) || !(1..=PAGE as usize).contains(&len) {
-            let (value, most) = (len as u64, PAGE);
-            return Err(
-                Cause::Invalid { what: "length of a log page", value, least: 4, most }.into()
-            );
-        }
-        let window =
-            self.domain.window(len, PAGE as usize, Access::DeviceWrites).map_err(no_memory)?;
-        let numd = dwords - 1;
-        let dword10 = GetLogPageDword10::new().with_lid(page.0).with_numdl(numd as u16);
-        let command = Command {
-            opcode: AdminOpcode::GET_LOG_PAGE.0,
-            nsid: nsid.0,
-            dptr: [window.iova().0, 0],
-            cdw10: dword10.into_bits(),
-            cdw11: GetLogPageDword11::new().with_numdu((numd >> 16) as u16).into_bits(),
-            ..Command::default()
-        };
-        self.execute(command, "Get Log Page")?;
-        let mut bytes = vec![0; len];
-        window.span().read_into(&mut bytes);
-        Ok(bytes)
     }
 
     /// Returns the events that the controller has reported since the last call.

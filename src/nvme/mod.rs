@@ -23,6 +23,7 @@ mod connection;
 mod controller;
 mod deadline;
 mod identity;
+mod inspect;
 mod limits;
 mod lists;
 mod memory;
