@@ -1,4 +1,4 @@
-//! Admin commands: queues, identify, logs, features, events, format.
+//! Admin commands: queues, identify, logs, features, events, format, sanitize.
 //!
 //! [`Admin`] is what they change, apart from queues; [`Admin::serve`] takes turns like `group` does and tells
 //! waiting events. Rare and never hot: clarity first.
@@ -35,7 +35,7 @@ pub(super) struct Admin {
     /// Requests that were aborted and whose completion has not been posted.
     aborted: Vec<u16>,
     /// Kinds of event that were told and whose log page has not been read since.
-    masked: [bool; 3],
+    masked: [bool; 4],
 }
 
 impl Admin {
@@ -44,7 +44,7 @@ impl Admin {
             features: Features::new(options),
             requests: VecDeque::new(),
             aborted: Vec::new(),
-            masked: [false; 3],
+            masked: [false; 4],
         }
     }
 
@@ -63,6 +63,7 @@ impl Admin {
         if batch == announced {
             sq.rest();
         }
+        core.step_sanitize();
         self.tell(core, cq, sq);
         batch as usize
     }
@@ -130,6 +131,7 @@ impl Admin {
             AdminOpcode::ABORT => Ok(self.abort(command)),
             AdminOpcode::KEEP_ALIVE => Ok(0),
             AdminOpcode::FORMAT_NVM => format(core, command),
+            AdminOpcode::SANITIZE => core.begin_sanitize(command),
             AdminOpcode::DOORBELL_BUFFER_CONFIG if core.options.shadow_doorbells => {
                 core.shadow_doorbells(command.dptr[0], command.dptr[1])
             }
@@ -353,11 +355,16 @@ fn format(core: &Core, command: &Command) -> Result<u32, Status> {
     if protection != 0 {
         return Err(Status::INVALID_FORMAT);
     }
+    let words = command.cdw11 | command.cdw12 | command.cdw13 | command.cdw14;
     // No erase, or user data erase, which is what happens in any case.
-    if erase > 1 || reserved != 0 {
+    if erase > 1 || reserved | words != 0 {
         return Err(Status::INVALID_FIELD);
     }
     let _held = core.io_groups();
+    core.sanitize().refusal().map_or(Ok(()), Err)?;
+    if u64::from(size.bytes()) > core.transfer_max {
+        return Err(Status::INVALID_FORMAT);
+    }
     if command.nsid == NamespaceId::ALL.0 {
         core.namespaces.iter().try_for_each(|namespace| namespace.format(size))?;
     } else {

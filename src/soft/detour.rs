@@ -1,7 +1,7 @@
 //! The detour: the way of a command that a fault or a power cut may meet.
 //!
-//! `group` sends commands here if there is an interposer or a disk with a volatile cache, so that all others
-//! pay one branch for both. [`decide`] counts for the disk, asks the interposer and carries its verdict out;
+//! `group` sends commands here if there is an interposer or a disk with a volatile cache, and while a sanitize
+//! keeps I/O out, so that all others pay one branch for all. [`decide`] counts for the disk, asks the interposer and carries its verdict out;
 //! most commands come back from it, changed or not, to be executed like any other.
 //! Neighbours: `io` executes, `interposer` judges, `disk` has the power.
 //! Invariant: a write to a disk reaches it whole or not at all, however many pieces of memory it is in.
@@ -62,8 +62,13 @@ pub(super) fn decide(core: &Core, queue: u16, work: &mut Work, command: &Command
     Way::On(changed)
 }
 
-/// Lets a command in where there is power.
+/// Lets a command in where there is power and nothing is being erased.
 fn admit(core: &Core, command: &Command) -> Result<(), Status> {
+    if core.refuses_io()
+        && let Some(status) = core.sanitize().refusal()
+    {
+        return Err(status);
+    }
     let opcode = NvmOpcode(command.opcode);
     let admit = |namespace: &Namespace| match namespace.disk() {
         Some(disk) => disk.admit(opcode).map_err(|PowerIsCut| Status::ABORTED_POWER_LOSS),

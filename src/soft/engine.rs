@@ -3,7 +3,7 @@
 //! [`Core`] has the namespaces, the IOMMU, the doorbells and a [`Slot`] for each completion queue. It outlives
 //! the `controller` that owns it for as long as a pump is held. `group` does the work of one slot.
 //! Invariant (lock order): registers, then the admin group, then the admin state, then one I/O group
-//! or all of them in rising order, then the leaves (events, error log, spoilt blocks, disks).
+//! or all of them in rising order, then the sanitize, then the leaves (events, error log, spoilt blocks, disks).
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -19,6 +19,7 @@ use super::namespace::Namespace;
 use super::options::{Options, SoftError};
 use super::queue::{CompletionQueue, Index, SubmissionQueue};
 use super::registers::AdminQueues;
+use super::sanitize::Sanitize;
 use super::shadow::ShadowPages;
 use crate::dma::{Arena, PAGE_BYTES, Ring, SharedBytes};
 use crate::spec::registers::doorbell_offset;
@@ -44,8 +45,10 @@ pub(super) struct Core {
     pub(super) transfer_max: u64,
     /// Whether a look ahead is worth it: some medium is memory.
     pub(super) prefetches: bool,
-    /// Whether commands take the detour: somebody may decide about them, or a disk may lose its power.
-    pub(super) detours: bool,
+    /// Whether commands always take the detour: somebody may decide about them, or a disk may lose its power.
+    always_detours: bool,
+    /// Whether they take it now: also while a sanitize keeps I/O out.
+    detours: AtomicBool,
     /// Groups by the id of their completion queue.
     slots: Box<[Slot]>,
     /// The group of each submission queue, or [`NO_GROUP`].
@@ -63,6 +66,8 @@ pub(super) struct Core {
     admin: Mutex<Admin>,
     shadow: Mutex<Option<ShadowPages>>,
     errors: Mutex<ErrorLog>,
+    sanitize: Mutex<Sanitize>,
+    refuses_io: AtomicBool,
     /// Counts of groups that are gone.
     retired: Mutex<DeviceCounters>,
 }
@@ -73,11 +78,13 @@ impl Core {
             options.namespaces.iter().map(Namespace::open).collect::<Result<Box<[_]>, _>>()?;
         let queues = usize::from(options.max_queues) + 1;
         let doorbells = doorbell_space(&options)?;
+        let always_detours = options.interposer.is_some()
+            || namespaces.iter().any(|namespace| namespace.disk().is_some());
         Ok(Self {
             transfer_max: options.mdts.map_or(u64::MAX, u64::from),
             prefetches: namespaces.iter().any(|namespace| namespace.media().is_ram()),
-            detours: options.interposer.is_some()
-                || namespaces.iter().any(|namespace| namespace.disk().is_some()),
+            always_detours,
+            detours: AtomicBool::new(always_detours),
             namespaces,
             iommu: Iommu::default(),
             slots: (0..queues).map(|_| Slot::default()).collect(),
@@ -92,6 +99,8 @@ impl Core {
             admin: Mutex::new(Admin::new(&options)),
             shadow: Mutex::default(),
             errors: Mutex::default(),
+            sanitize: Mutex::default(),
+            refuses_io: AtomicBool::new(false),
             retired: Mutex::default(),
             options,
         })
@@ -119,6 +128,12 @@ impl Core {
             Some(group) if id == QueueId::ADMIN.0 => self.admin().serve(self, group),
             Some(group) => group.serve(self),
         }
+    }
+
+    /// Says whether commands take the detour. It changes only while every queue is held.
+    #[inline]
+    pub(super) fn detours(&self) -> bool {
+        self.detours.load(Ordering::Relaxed)
     }
 
     /// Returns the namespace with an id.
@@ -318,6 +333,22 @@ impl Core {
     /// Locks the error log and what else the SMART log is made of.
     pub(super) fn errors(&self) -> MutexGuard<'_, ErrorLog> {
         lock(&self.errors)
+    }
+
+    /// Locks the sanitize that goes on, or the last.
+    pub(super) fn sanitize(&self) -> MutexGuard<'_, Sanitize> {
+        lock(&self.sanitize)
+    }
+
+    /// Keeps I/O out, or lets it in again. The caller holds every queue, or lets in only.
+    pub(super) fn refuse_io(&self, on: bool) {
+        self.refuses_io.store(on, Ordering::Release);
+        self.detours.store(on || self.always_detours, Ordering::Release);
+    }
+
+    /// Says whether a sanitize keeps I/O out.
+    pub(super) fn refuses_io(&self) -> bool {
+        self.refuses_io.load(Ordering::Acquire)
     }
 
     pub(super) fn admin(&self) -> MutexGuard<'_, Admin> {

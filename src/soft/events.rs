@@ -10,7 +10,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::engine::lock;
-use crate::spec::event::{AsyncEventResult, AsyncEventType, ErrorEvent, NoticeEvent, SmartEvent};
+use crate::spec::event::{
+    AsyncEventResult, AsyncEventType, CommandSpecificEvent, ErrorEvent, NoticeEvent, SmartEvent,
+};
 use crate::spec::feature::AsyncEventConfig;
 use crate::spec::log::{CriticalWarning, LogPage};
 
@@ -28,6 +30,8 @@ pub enum Event {
     CriticalWarning(u8),
     /// A namespace changed.
     NamespaceChanged(u32),
+    /// A sanitize ended, well or not.
+    SanitizeCompleted,
 }
 
 /// Kinds of event, masked together until their log page is read.
@@ -37,6 +41,7 @@ pub(super) enum Kind {
     Error = 0,
     Health = 1,
     Notice = 2,
+    Command = 3,
 }
 
 impl Kind {
@@ -46,7 +51,17 @@ impl Kind {
             LogPage::ERROR => Some(Self::Error),
             LogPage::SMART => Some(Self::Health),
             LogPage::CHANGED_NAMESPACES => Some(Self::Notice),
+            LogPage::SANITIZE_STATUS => Some(Self::Command),
             _ => None,
+        }
+    }
+
+    fn of_wire(self) -> AsyncEventType {
+        match self {
+            Self::Error => AsyncEventType::ERROR,
+            Self::Health => AsyncEventType::SMART,
+            Self::Notice => AsyncEventType::NOTICE,
+            Self::Command => AsyncEventType::COMMAND_SPECIFIC,
         }
     }
 
@@ -55,6 +70,7 @@ impl Kind {
             Self::Error => LogPage::ERROR,
             Self::Health => LogPage::SMART,
             Self::Notice => LogPage::CHANGED_NAMESPACES,
+            Self::Command => LogPage::SANITIZE_STATUS,
         }
     }
 }
@@ -64,6 +80,7 @@ impl Event {
         match self {
             Self::CriticalWarning(_) => Kind::Health,
             Self::NamespaceChanged(_) => Kind::Notice,
+            Self::SanitizeCompleted => Kind::Command,
             _ => Kind::Error,
         }
     }
@@ -76,8 +93,9 @@ impl Event {
             Self::TransientInternalError => ErrorEvent::TRANSIENT_INTERNAL.0,
             Self::CriticalWarning(bits) => health(bits).0,
             Self::NamespaceChanged(_) => NoticeEvent::NAMESPACE_CHANGED.0,
+            Self::SanitizeCompleted => CommandSpecificEvent::SANITIZE_COMPLETED.0,
         };
-        let (kind, page) = (AsyncEventType(self.kind() as u8), self.kind().page());
+        let (kind, page) = (self.kind().of_wire(), self.kind().page());
         AsyncEventResult::of(kind, information, page).into()
     }
 

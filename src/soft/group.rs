@@ -89,7 +89,8 @@ impl Group {
 #[inline]
 fn turn(core: &Core, cq: &mut CompletionQueue, sq: &mut SubmissionQueue, work: &mut Work) -> usize {
     let (batch, announced) = batch(core, cq, sq, work);
-    if core.detours && batch > 0 {
+    let detours = core.detours();
+    if detours && batch > 0 {
         detour::begin_batch(core, work);
     }
     for left in (0..batch).rev() {
@@ -98,7 +99,7 @@ fn turn(core: &Core, cq: &mut CompletionQueue, sq: &mut SubmissionQueue, work: &
             core.prefetch(sq.peek());
         }
         work.counters.io_commands.count(command.opcode);
-        if let Outcome::Complete(result) = decide(core, sq.id, work, &command) {
+        if let Outcome::Complete(result) = decide(core, sq.id, work, &command, detours) {
             cq.post(completion(core, sq, work, &command, result));
         }
     }
@@ -133,10 +134,10 @@ pub(super) fn batch(
 
 /// Executes a command, unless somebody decides otherwise.
 #[inline]
-fn decide(core: &Core, queue: u16, work: &mut Work, command: &Command) -> Outcome {
+fn decide(core: &Core, queue: u16, work: &mut Work, command: &Command, detours: bool) -> Outcome {
     let changed;
     let mut command = command;
-    if core.detours {
+    if detours {
         match detour::decide(core, queue, work, command) {
             Way::Back(outcome) => return outcome,
             Way::On(instead) => {

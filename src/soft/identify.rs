@@ -12,6 +12,7 @@ use super::io::{COPY_BLOCKS_MAX, COPY_RANGE_BLOCKS_MAX, COPY_RANGES_MAX};
 use super::logs::ERRORS_MAX;
 use super::namespace::Namespace;
 use super::registers::VERSION;
+use super::sanitize;
 use crate::spec::command::Cns;
 use crate::spec::identify::{
     ActiveNamespaceList, ControllerType, Dlfeat, EntrySize, Flbas, Frmw, IdentifyController,
@@ -100,6 +101,7 @@ fn abilities(core: &Core, id: &mut IdentifyController) {
     let options = &core.options;
     let oacs = Oacs::new().with_format(true).with_doorbell_buffer(options.shadow_doorbells);
     id.oacs = u16::from(oacs).into();
+    id.sanicap = u32::from(sanitize::CAPABILITIES).into();
     id.lpa = Lpa::new().with_command_effects(true).with_extended_data(true).into();
     let oncs = Oncs::new()
         .with_compare(true)

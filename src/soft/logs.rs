@@ -1,4 +1,4 @@
-//! Log pages: errors, health, firmware, changed namespaces, effects.
+//! Log pages: errors, health, firmware, changed namespaces, effects, sanitize.
 //!
 //! [`ErrorLog`] remembers failed commands and what a test wants the health log to say; [`page`] builds
 //! any page on demand. `admin` cuts out the part that was asked for.
@@ -99,6 +99,7 @@ pub(super) fn page(core: &Core, page: LogPage, clear: bool) -> Option<Vec<u8>> {
         LogPage::FIRMWARE_SLOT => Some(firmware(core).as_bytes().to_vec()),
         LogPage::CHANGED_NAMESPACES => Some(changed(core, clear).as_bytes().to_vec()),
         LogPage::COMMAND_EFFECTS => Some(effects(core).as_bytes().to_vec()),
+        LogPage::SANITIZE_STATUS => Some(core.sanitize().log(&core.namespaces).as_bytes().to_vec()),
         _ => None,
     }
 }
@@ -125,7 +126,8 @@ fn smart(core: &Core) -> SmartLog {
     log.percentage_used = errors.smart.percentage_used;
     log.data_units_read = units(counters.bytes_read).into();
     log.data_units_written = units(counters.bytes_written).into();
-    log.host_read_commands = commands(NvmOpcode::READ).into();
+    let compares = commands(NvmOpcode::COMPARE);
+    log.host_read_commands = (commands(NvmOpcode::READ) + compares).into();
     log.host_write_commands = commands(NvmOpcode::WRITE).into();
     log.power_cycles = 1.into();
     log.media_errors = u128::from(errors.media_errors).into();
@@ -160,6 +162,8 @@ fn effects(core: &Core) -> CommandsSupportedAndEffects {
     }
     let formats = writes.with_namespace_changes(true).with_exclusion(1);
     log.acs[usize::from(AdminOpcode::FORMAT_NVM.0)] = u32::from(formats).into();
+    let sanitizes = writes.with_exclusion(2);
+    log.acs[usize::from(AdminOpcode::SANITIZE.0)] = u32::from(sanitizes).into();
     if core.options.shadow_doorbells {
         let place = usize::from(AdminOpcode::DOORBELL_BUFFER_CONFIG.0);
         log.acs[place] = u32::from(plain).into();

@@ -7,6 +7,7 @@
 //! ```text
 //!   Controller     registers, the thread if there is one          (control, rare)
 //!    └ Core           namespaces, IOMMU, doorbells, settings
+//!       ├ sanitize       erases everything, a piece with each turn of the admin queue
 //!       └ Group          a completion queue and its submission queues, under one lock: one core's work
 //!          ├ queue          rings and indices
 //!          ├ io             what an opcode does    ── namespace ── media (RAM, file, disk, nothing)
@@ -40,6 +41,7 @@ mod namespace;
 mod options;
 mod queue;
 mod registers;
+mod sanitize;
 mod shadow;
 #[cfg(test)]
 mod tests;

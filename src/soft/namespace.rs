@@ -192,6 +192,10 @@ impl Namespace {
         if self.disk().is_some_and(|disk| disk.lba_size() != size) {
             return Err(Status::INVALID_FORMAT);
         }
+        // Not one block would be left.
+        if self.media.bytes() < u64::from(size.bytes()) {
+            return Err(Status::INVALID_FORMAT);
+        }
         self.zero(Range { offset: 0, len: self.media.bytes() })?;
         self.shift.store(size.shift(), Ordering::Release);
         self.flush(Horizon::ALL)

@@ -3,6 +3,7 @@
 
 mod admin;
 mod disk;
+mod erase;
 mod faults;
 mod host;
 mod hostile;
