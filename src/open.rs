@@ -377,7 +377,7 @@ mod tests {
     fn a_namespace_is_chosen_by_its_number() {
         let opened = open("null:1GiB?namespaces=3&ns=2").unwrap();
         assert_eq!(opened.namespace, NamespaceId(2));
-        assert_eq!(opened.controller.namespaces().count(), 3);
+        assert_eq!(opened.controller.namespaces().len(), 3);
     }
 
     #[test]

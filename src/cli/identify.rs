@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use core::fmt::Write;
+use std::sync::Arc;
 
 use anyhow::anyhow;
 use serde_json::{Value as Json, json};
@@ -28,17 +29,17 @@ pub(super) fn run(address: &str, subject: Subject, style: Style) -> Result<(), F
             pretty(&controller_json(opened.controller.identify()))
         }
         (Subject::Namespace, Style::Normal) => {
-            namespace_text(opened.namespace, namespace_of(&opened)?).into_bytes()
+            namespace_text(opened.namespace, &*namespace_of(&opened)?).into_bytes()
         }
-        (Subject::Namespace, Style::Json) => pretty(&namespace_json(namespace_of(&opened)?)),
+        (Subject::Namespace, Style::Json) => pretty(&namespace_json(&*namespace_of(&opened)?)),
     };
     print(&bytes)
 }
 
 /// Returns what Identify Namespace returned of the namespace that was opened.
-pub(super) fn namespace_of(opened: &Opened) -> Result<&IdentifyNamespace, Failure> {
+pub(super) fn namespace_of(opened: &Opened) -> Result<Arc<IdentifyNamespace>, Failure> {
     let nsid = opened.namespace;
-    let found = opened.controller.namespaces().find(|(id, _)| *id == nsid);
+    let found = opened.controller.namespaces().into_iter().find(|(id, _)| *id == nsid);
     let missing = || Failure::device(anyhow!("the controller does not list namespace {nsid}"));
     found.map(|(_, id)| id).ok_or_else(missing)
 }

@@ -21,7 +21,7 @@ use super::admin::{Admin, no_memory, violation};
 use super::bell::ShadowBuffers;
 use super::connection::Connection;
 use super::controller::{Controller, ControllerParts};
-use super::identity::{ControllerLimits, NamespaceIdentity};
+use super::identity::ControllerLimits;
 use super::memory::PAGE;
 use super::{status, wait};
 use crate::block::{BlockError, Cause};
@@ -384,17 +384,13 @@ impl BringUp {
         let mut admin = self.admin.take().ok_or_else(gone)?;
         admin.request_event()?;
         let found = &mut self.found;
-        let namespaces = core::mem::take(&mut found.namespaces);
-        let parse = |(nsid, id): (NamespaceId, Box<IdentifyNamespace>)| {
-            let identity = NamespaceIdentity::parse(nsid, &id, &limits);
-            (nsid, id, identity)
-        };
         Ok(Controller::assemble(ControllerParts {
             connection,
             admin,
             domain: Arc::clone(&self.domain),
             identify: found.controller.clone(),
-            namespaces: namespaces.into_iter().map(parse).collect(),
+            limits,
+            namespaces: core::mem::take(&mut found.namespaces),
             queues: found.queues,
             shadow: found.shadow.take(),
             admin_timeout: self.options.admin_timeout,

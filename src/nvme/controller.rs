@@ -5,14 +5,14 @@
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::admin::{self, Admin, no_memory, violation};
 use super::bell::{Bell, ShadowBuffers};
 use super::connection::Connection;
 use super::deadline::Deadlines;
-use super::identity::NamespaceIdentity;
+use super::identity::{ControllerLimits, NamespaceIdentity};
 use super::limits::Limits;
 use super::lists::Lists;
 use super::namespace::Namespace;
@@ -48,8 +48,18 @@ pub(super) enum Health {
 }
 
 /// A namespace as it was identified, whether it can be driven or not.
-pub(super) type Identified =
-    (NamespaceId, Box<IdentifyNamespace>, Result<NamespaceIdentity, BlockError>);
+struct Identified {
+    nsid: NamespaceId,
+    id: Arc<IdentifyNamespace>,
+    identity: Result<NamespaceIdentity, BlockError>,
+}
+
+impl Identified {
+    fn new(nsid: NamespaceId, id: Box<IdentifyNamespace>, limits: &ControllerLimits) -> Self {
+        let identity = NamespaceIdentity::parse(nsid, &id, limits);
+        Self { nsid, id: id.into(), identity }
+    }
+}
 
 /// What bring-up hands over.
 pub(super) struct ControllerParts {
@@ -57,7 +67,8 @@ pub(super) struct ControllerParts {
     pub(super) admin: Admin,
     pub(super) domain: Arc<Domain>,
     pub(super) identify: Box<IdentifyController>,
-    pub(super) namespaces: Vec<Identified>,
+    pub(super) limits: ControllerLimits,
+    pub(super) namespaces: Vec<(NamespaceId, Box<IdentifyNamespace>)>,
     pub(super) queues: u16,
     pub(super) shadow: Option<ShadowBuffers>,
     pub(super) admin_timeout: Duration,
@@ -72,9 +83,10 @@ pub struct Controller {
     cap: Capabilities,
     domain: Arc<Domain>,
     identify: Box<IdentifyController>,
-    namespaces: Vec<Identified>,
-    /// Queue identifiers 1 to n that are taken.
-    queue_ids: Mutex<Vec<bool>>,
+    limits: ControllerLimits,
+    /// Changed by a format, while no queue is open.
+    namespaces: RwLock<Vec<Identified>>,
+    queue_ids: Mutex<QueueIds>,
     admin_timeout: Duration,
     control: Mutex<Control>,
     /// After `control`: the shadow doorbells are unmapped by the connection first.
@@ -97,6 +109,14 @@ impl Reason {
     }
 }
 
+/// Which queues there are.
+pub(super) struct QueueIds {
+    /// Identifiers 1 to n that are taken.
+    pub(super) taken: Vec<bool>,
+    /// The command that keeps queues from being opened.
+    pub(super) kept_by: Option<&'static str>,
+}
+
 /// What only one thread at a time may do.
 struct Control {
     /// First: the controller lets go of memory before the rings go.
@@ -107,7 +127,10 @@ struct Control {
 impl Controller {
     /// Assembles what bring-up has found.
     pub(super) fn assemble(parts: ControllerParts) -> Arc<Self> {
-        let ControllerParts { connection, admin, domain, identify, namespaces, .. } = parts;
+        let ControllerParts { connection, admin, domain, identify, limits, .. } = parts;
+        let namespaces = parts.namespaces.into_iter();
+        let namespaces = namespaces.map(|(nsid, id)| Identified::new(nsid, id, &limits)).collect();
+        let taken = vec![false; usize::from(parts.queues)];
         let controller = Arc::new(Self {
             health: AtomicU8::new(Health::Live as u8),
             reason: OnceLock::new(),
@@ -115,8 +138,9 @@ impl Controller {
             cap: connection.cap,
             domain,
             identify,
-            namespaces,
-            queue_ids: Mutex::new(vec![false; usize::from(parts.queues)]),
+            limits,
+            namespaces: RwLock::new(namespaces),
+            queue_ids: Mutex::new(QueueIds { taken, kept_by: None }),
             admin_timeout: parts.admin_timeout,
             control: Mutex::new(Control { connection, admin }),
             shadow: parts.shadow,
@@ -137,8 +161,8 @@ impl Controller {
     }
 
     /// Returns the active namespaces and what Identify Namespace returned of each.
-    pub fn namespaces(&self) -> impl Iterator<Item = (NamespaceId, &IdentifyNamespace)> {
-        self.namespaces.iter().map(|(nsid, id, _)| (*nsid, &**id))
+    pub fn namespaces(&self) -> Vec<(NamespaceId, Arc<IdentifyNamespace>)> {
+        self.identified(|all| all.iter().map(|one| (one.nsid, Arc::clone(&one.id))).collect())
     }
 
     /// Returns a namespace as a block device.
@@ -151,21 +175,48 @@ impl Controller {
         nsid: NamespaceId,
         address: &str,
     ) -> Result<Namespace, BlockError> {
-        let Some((_, _, identity)) = self.namespaces.iter().find(|(id, ..)| *id == nsid) else {
-            return Err(Cause::NotFound { what: self.no_namespace(nsid).into() }.into());
-        };
-        match identity {
-            Ok(identity) => Ok(Namespace::new(Arc::clone(self), identity.clone(), address)),
-            Err(error) => Err(Cause::Unsupported { what: error.to_string().into() }.into()),
-        }
+        self.identified(|all| {
+            let Some(one) = all.iter().find(|one| one.nsid == nsid) else {
+                return Err(Cause::NotFound { what: no_namespace(nsid, all).into() }.into());
+            };
+            match &one.identity {
+                Ok(identity) => {
+                    let (identity, id) = (identity.clone(), Arc::clone(&one.id));
+                    Ok(Namespace::new(Arc::clone(self), identity, id, address))
+                }
+                Err(error) => Err(Cause::Unsupported { what: error.to_string().into() }.into()),
+            }
+        })
     }
 
-    fn no_namespace(&self, nsid: NamespaceId) -> String {
-        let ids: Vec<String> = self.namespaces.iter().map(|(id, ..)| id.to_string()).collect();
-        match ids.is_empty() {
-            true => format!("namespace {nsid}: no namespace is attached to the controller"),
-            false => format!("namespace {nsid}: attached to the controller are {}", ids.join(", ")),
+    /// Identifies the namespaces again that `changed` picks. Who was handed one before whose blocks have become
+    /// others has an outdated one then.
+    pub(super) fn look_again(
+        &self,
+        changed: impl Fn(NamespaceId) -> bool,
+    ) -> Result<(), BlockError> {
+        let mut result = Ok(());
+        for (nsid, old) in self.namespaces().into_iter().filter(|(nsid, _)| changed(*nsid)) {
+            let fresh = match self.identify_namespace(nsid) {
+                Ok(id) if has_same_blocks(&old, &id) => continue,
+                Ok(id) => Identified::new(nsid, id, &self.limits),
+                // Nobody knows its blocks: it is out of use, whoever has it.
+                Err(error) => {
+                    let identity = Err(error.again());
+                    result = result.and(Err(error));
+                    Identified { nsid, id: Arc::new((*old).clone()), identity }
+                }
+            };
+            let mut all = self.namespaces.write().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|one| one.nsid != nsid);
+            let at = all.partition_point(|one| one.nsid < nsid);
+            all.insert(at, fresh);
         }
+        result
+    }
+
+    fn identified<T>(&self, look: impl FnOnce(&[Identified]) -> T) -> T {
+        look(&self.namespaces.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns the memory that the controller can reach.
@@ -175,7 +226,7 @@ impl Controller {
 
     /// Returns the number of I/O queue pairs that the controller granted.
     pub fn queues(&self) -> u16 {
-        u16::try_from(self.lock_ids().len()).unwrap_or(u16::MAX)
+        u16::try_from(self.lock_ids().taken.len()).unwrap_or(u16::MAX)
     }
 
     /// Returns the most requests that one queue can have in flight: one entry always stays empty.
@@ -189,10 +240,20 @@ impl Controller {
     ///
     /// The controller's status, `Timeout`, or `Poisoned` after an earlier failure.
     pub fn execute(&self, command: Command, what: &'static str) -> Result<Completion, BlockError> {
+        self.execute_within(command, what, self.admin_timeout)
+    }
+
+    /// Sends an admin command and waits for it, `patience` at most.
+    pub(super) fn execute_within(
+        &self,
+        command: Command,
+        what: &'static str,
+        patience: Duration,
+    ) -> Result<Completion, BlockError> {
         self.check_live()?;
         let mut control = self.lock();
         let cid = control.admin.submit(command)?;
-        let mut wait = Wait::for_at_most(self.admin_timeout);
+        let mut wait = Wait::for_at_most(patience);
         loop {
             if let Err(error) = control.admin.poll() {
                 self.stop(&mut control, &error.to_string());
@@ -211,7 +272,7 @@ impl Controller {
                 return Err(error);
             }
             if wait.is_over() {
-                let after = self.admin_timeout;
+                let after = patience;
                 let gone = control.connection.registers.absence();
                 self.announce(
                     gone.as_deref().unwrap_or(&format!("{what} took longer than {after:?}")),
@@ -242,10 +303,11 @@ impl Controller {
         Ok(core::iter::from_fn(|| control.admin.next_event()).collect())
     }
 
-    /// Opens a queue pair to a namespace.
+    /// Opens a queue pair to a namespace that was identified as `id`.
     pub(super) fn open_queue(
         self: &Arc<Self>,
         limits: &Limits,
+        id: &Arc<IdentifyNamespace>,
         options: &QueueOptions,
     ) -> Result<Box<dyn IoQueue>, BlockError> {
         let most = self.max_depth();
@@ -254,12 +316,29 @@ impl Controller {
             let (value, most) = (u64::from(depth), u64::from(most));
             return Err(Cause::Invalid { what: "queue depth", value, least: 1, most }.into());
         }
-        let id = self.take_queue_id()?;
-        let opened = self.build_queue(id, limits, options);
+        let queue = self.take_queue_id()?;
+        // Once the id is taken nothing can be formatted any more.
+        let opened = self
+            .check_current(limits.nsid, id)
+            .and_then(|()| self.build_queue(queue, limits, options));
         if opened.is_err() {
-            self.release_queue_id(id);
+            self.release_queue_id(queue);
         }
         opened
+    }
+
+    /// Refuses a namespace that was formatted since it was identified: its blocks may have another size.
+    fn check_current(
+        &self,
+        nsid: NamespaceId,
+        id: &Arc<IdentifyNamespace>,
+    ) -> Result<(), BlockError> {
+        let current = |one: &Identified| one.nsid == nsid && Arc::ptr_eq(&one.id, id);
+        if self.identified(|all| all.iter().any(current)) {
+            return Ok(());
+        }
+        let what = format!("namespace {nsid} was formatted since it was opened").into();
+        Err(Cause::Poisoned { what }.into())
     }
 
     fn build_queue(
@@ -354,16 +433,19 @@ impl Controller {
 
     fn take_queue_id(&self) -> Result<QueueId, BlockError> {
         let mut ids = self.lock_ids();
-        let Some(index) = ids.iter().position(|taken| !taken) else {
-            let what = format!("all {} I/O queue pairs of the controller", ids.len()).into();
+        if let Some(command) = ids.kept_by {
+            return Err(Cause::Busy { what: format!("the controller, by {command}").into() }.into());
+        }
+        let Some(index) = ids.taken.iter().position(|taken| !taken) else {
+            let what = format!("all {} I/O queue pairs of the controller", ids.taken.len()).into();
             return Err(Cause::Busy { what }.into());
         };
-        ids[index] = true;
+        ids.taken[index] = true;
         Ok(QueueId(u16::try_from(index + 1).expect("the controller granted 16 bits of them")))
     }
 
     pub(super) fn release_queue_id(&self, id: QueueId) {
-        self.lock_ids()[usize::from(id.0) - 1] = false;
+        self.lock_ids().taken[usize::from(id.0) - 1] = false;
     }
 
     /// Says whether the controller can be used. Looked at by every poll.
@@ -441,7 +523,7 @@ impl Controller {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_ids(&self) -> MutexGuard<'_, Vec<bool>> {
+    pub(super) fn lock_ids(&self) -> MutexGuard<'_, QueueIds> {
         self.queue_ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -457,6 +539,20 @@ impl Drop for Controller {
             tracing::warn!(%error, "the controller was not shut down in order");
         }
         control.connection.stop();
+    }
+}
+
+/// Says whether a namespace is still cut as it was.
+fn has_same_blocks(old: &IdentifyNamespace, new: &IdentifyNamespace) -> bool {
+    let shape = |id: &IdentifyNamespace| (id.nsze, id.flbas, id.dps, *id.lba_format());
+    shape(old) == shape(new)
+}
+
+fn no_namespace(nsid: NamespaceId, all: &[Identified]) -> String {
+    let ids: Vec<String> = all.iter().map(|one| one.nsid.to_string()).collect();
+    match ids.is_empty() {
+        true => format!("namespace {nsid}: no namespace is attached to the controller"),
+        false => format!("namespace {nsid}: attached to the controller are {}", ids.join(", ")),
     }
 }
 

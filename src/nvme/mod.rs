@@ -22,6 +22,7 @@ mod compose;
 mod connection;
 mod controller;
 mod deadline;
+mod erase;
 mod identity;
 mod inspect;
 mod limits;
@@ -40,6 +41,7 @@ use std::sync::Arc;
 
 pub use bringup::{BringUp, Options, Progress};
 pub use controller::Controller;
+pub use inspect::{FeatureQuery, FeatureValue};
 pub use namespace::Namespace;
 
 use crate::block::BlockError;

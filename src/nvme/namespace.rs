@@ -7,10 +7,13 @@ use super::controller::Controller;
 use super::identity::NamespaceIdentity;
 use crate::block::{BlockDevice, BlockError, DeviceInfo, Geometry, IoQueue, QueueOptions};
 use crate::dma::Domain;
+use crate::spec::identify::IdentifyNamespace;
 
 /// One namespace of a controller.
 pub struct Namespace {
     identity: NamespaceIdentity,
+    /// What the identity was read from: the controller has another after a format.
+    id: Arc<IdentifyNamespace>,
     info: DeviceInfo,
     controller: Arc<Controller>,
 }
@@ -19,16 +22,17 @@ impl Namespace {
     pub(super) fn new(
         controller: Arc<Controller>,
         identity: NamespaceIdentity,
+        id: Arc<IdentifyNamespace>,
         address: &str,
     ) -> Self {
-        let id = controller.identify();
+        let whole = controller.identify();
         let info = DeviceInfo {
             address: address.into(),
-            model: id.model_number().into(),
-            serial: id.serial_number().into(),
-            firmware: id.firmware_revision().into(),
+            model: whole.model_number().into(),
+            serial: whole.serial_number().into(),
+            firmware: whole.firmware_revision().into(),
         };
-        Self { identity, info, controller }
+        Self { identity, id, info, controller }
     }
 
     /// Returns the controller.
@@ -47,7 +51,7 @@ impl BlockDevice for Namespace {
     }
 
     fn open_queue(&self, options: &QueueOptions) -> Result<Box<dyn IoQueue>, BlockError> {
-        self.controller.open_queue(&self.identity.limits, options)
+        self.controller.open_queue(&self.identity.limits, &self.id, options)
     }
 
     fn max_depth(&self) -> u32 {

@@ -12,7 +12,7 @@ use crate::dma::{Domain, DomainOptions};
 use crate::nvme::{self, Controller};
 use crate::pci::PciAddress;
 use crate::transport::Transport;
-use crate::transport::vfio::{Vfio, VfioError};
+use crate::transport::vfio::Vfio;
 use crate::units::NamespaceId;
 
 /// The controllers of this process.
@@ -98,6 +98,7 @@ fn set(driver: &mut nvme::Options, key: &str, value: &str) -> Result<(), String>
 mod tests {
     use super::super::open;
     use super::*;
+    use crate::transport::vfio::VfioError;
 
     #[test]
     fn an_address_names_controller_namespace_and_options() {
