@@ -19,8 +19,10 @@ use crate::bench::option::{OptionSpec, options};
 use crate::bench::report::Format;
 use crate::bench::runner::Route;
 
+mod inspect;
 mod store;
 
+pub(super) use inspect::{FormatArgs, SanitizeArgs};
 pub(super) use store::{StoreArgs, StoreVerb};
 
 /// What was typed.
@@ -55,6 +57,40 @@ pub(super) enum Verb {
         /// How it is shown.
         style: Style,
     },
+    /// Shows the health of a device.
+    Smart {
+        /// Where it is.
+        address: String,
+        /// How it is shown.
+        style: Style,
+    },
+    /// Shows the commands that failed.
+    ErrorLog {
+        /// Where the device is.
+        address: String,
+        /// How many at most.
+        most: Option<u32>,
+        /// How they are shown.
+        style: Style,
+    },
+    /// Shows the features of a controller.
+    Features {
+        /// Where the device is.
+        address: String,
+        /// How they are shown.
+        style: Style,
+    },
+    /// Formats a namespace.
+    Format(FormatArgs),
+    /// Sanitizes a subsystem.
+    Sanitize(SanitizeArgs),
+    /// Shows how far a sanitize is.
+    SanitizeLog {
+        /// Where the device is.
+        address: String,
+        /// How it is shown.
+        style: Style,
+    },
     /// Works on objects.
     Store(StoreArgs),
     /// Writes completions for a shell.
@@ -83,9 +119,10 @@ pub(super) struct BenchArgs {
 }
 
 /// How a record is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Style {
     /// For people.
+    #[default]
     Normal,
     /// For programs.
     Json,
@@ -125,7 +162,9 @@ pub(super) fn command() -> Command {
         .subcommand_required(true)
         .arg(verbose())
         .after_help(EXIT_CODES)
-        .subcommands([bench(), list(), identify(), store::command(), completions(), man()])
+        .subcommands([bench(), list(), identify()])
+        .subcommands(inspect::commands())
+        .subcommands([store::command(), completions(), man()])
 }
 
 fn verb(name: &'static str, about: &'static str) -> Command {
@@ -234,7 +273,7 @@ fn read(matches: &ArgMatches) -> Args {
         },
         "store" => Verb::Store(store::read(given)),
         "completions" => Verb::Completions(one(given, "shell").expect("the shell is required")),
-        _ => Verb::Man,
+        name => inspect::read(name, given).unwrap_or(Verb::Man),
     };
     Args { verbose: matches.get_count("verbose"), verb }
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Error;
 
 use crate::bench::runner::RunError;
-use crate::block::ErrorKind;
+use crate::block::{BlockError, ErrorKind};
 use crate::open::OpenError;
 use crate::volume::StoreError;
 
@@ -63,6 +63,11 @@ impl Failure {
     /// Blames the device.
     pub(super) fn device(error: impl Into<Error>) -> Self {
         Self { exit: Exit::Device, error: error.into() }
+    }
+
+    /// Blames the device at `address`.
+    pub(super) fn of_device(address: &str, error: BlockError) -> Self {
+        Self::device(Error::from(error).context(address.to_owned()))
     }
 
     /// Says whose fault an error of the store at `address` is.

@@ -14,8 +14,11 @@
 
 mod args;
 mod bench;
+mod error_log;
 mod failure;
+mod features;
 mod fields;
+mod format;
 mod identify;
 mod list;
 mod logging;
@@ -23,7 +26,10 @@ mod manual;
 mod output;
 mod plan;
 mod progress;
+mod sanitize;
+mod serial;
 mod signals;
+mod smart;
 mod store;
 mod usage;
 
@@ -50,6 +56,12 @@ fn run(args: &Args) -> Result<(), Failure> {
         Verb::Bench(bench) => bench::run(bench),
         Verb::List { addresses, style } => list::run(addresses, *style),
         Verb::Identify { address, subject, style } => identify::run(address, *subject, *style),
+        Verb::Smart { address, style } => smart::run(address, *style),
+        Verb::ErrorLog { address, most, style } => error_log::run(address, *most, *style),
+        Verb::Features { address, style } => features::run(address, *style),
+        Verb::Format(args) => format::run(args),
+        Verb::Sanitize(args) => sanitize::run(args),
+        Verb::SanitizeLog { address, style } => sanitize::run_log(address, *style),
         Verb::Store(args) => store::run(args),
         Verb::Completions(shell) => output::print(&manual::completions(*shell)),
         Verb::Man => output::print(&manual::page()?),

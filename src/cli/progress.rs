@@ -73,6 +73,46 @@ impl Drop for CopyLine {
     }
 }
 
+/// The line of something whose share is known and whose size is not.
+pub(super) struct ShareLine {
+    line: Line,
+    name: String,
+    since: Instant,
+}
+
+impl ShareLine {
+    /// Makes the line, if somebody can see it.
+    pub(super) fn of(name: &str) -> Self {
+        Self { line: Line::on_terminal(false), name: name.to_owned(), since: Instant::now() }
+    }
+
+    /// Shows how much is done, from 0 to 1.
+    pub(super) fn show(&self, share: f64) {
+        if let Line(Some(bar)) = &self.line {
+            bar.set_message(share_text(&self.name, share, self.since.elapsed()));
+        }
+    }
+}
+
+impl Drop for ShareLine {
+    /// Removes the line, so that what follows stands alone, a failure too.
+    fn drop(&mut self) {
+        self.line.clear();
+    }
+}
+
+/// Cells of the bar.
+const CELLS: usize = 20;
+
+fn share_text(name: &str, share: f64, time: Duration) -> String {
+    let full = (share * CELLS as f64) as usize;
+    let bar = format!("[{:<CELLS$}]", "#".repeat(full.min(CELLS)));
+    let mut parts = vec![name.to_owned(), bar, format!("{:3.0} %", share * 100.0)];
+    let left = Duration::try_from_secs_f64(time.as_secs_f64() * (1.0 - share) / share);
+    parts.extend(left.ok().map(|left| format!("{} left", clock(left))));
+    parts.join("  ")
+}
+
 fn copy_text(name: &str, done: u64, total: Option<u64>, time: Duration) -> String {
     let rate = done as f64 / time.as_secs_f64().max(0.001);
     let mut parts = vec![name.to_owned()];
@@ -148,6 +188,14 @@ mod tests {
         assert_eq!(known, "a   25 %   1.00 MiB/s  0:03 left");
         assert_eq!(copy_text("a", 1 << 20, None, second), "a  1.00 MiB   1.00 MiB/s");
         assert_eq!(copy_text("a", 0, Some(0), second), "a    0 %        0 B/s");
+    }
+
+    #[test]
+    fn a_share_is_a_bar_and_the_time_that_is_left_once_that_is_known() {
+        let text = |share| share_text("overwrite", share, Duration::from_secs(30));
+        assert_eq!(text(0.0), "overwrite  [                    ]    0 %");
+        assert_eq!(text(0.25), "overwrite  [#####               ]   25 %  1:30 left");
+        assert_eq!(text(1.0), "overwrite  [####################]  100 %  0:00 left");
     }
 
     #[test]
