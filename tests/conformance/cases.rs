@@ -204,11 +204,17 @@ fn libc_eilseq() -> i32 {
 }
 
 pub(crate) fn verify_reads_without_a_buffer(host: &mut Host) {
+    if !host.device.geometry().operations.verify {
+        return;
+    }
     let blocks = BlockCount(host.blocks());
     host.run(Operation::Verify { lba: Lba(0), blocks }).result.expect("every block is sound");
 }
 
 pub(crate) fn copies_arrive(host: &mut Host) {
+    if !host.device.geometry().operations.copy {
+        return;
+    }
     let len = host.block() * 300;
     let data = host.pattern(len, 14);
     let data = host.write(0, data);
@@ -276,8 +282,7 @@ pub(crate) fn a_queue_that_is_closed_in_flight_takes_nothing_along(host: &mut Ho
 pub(crate) fn two_queues_on_two_threads_do_not_meet(host: &mut Host) {
     let device = Arc::clone(&host.device);
     let half = device.geometry().blocks.0 / 2;
-    let work = |start: u64| {
-        let mut host = Host::new(Arc::clone(&device));
+    let work = |host: &mut Host, start: u64| {
         let block = host.block();
         for round in 0..200 {
             let data = host.pattern(block * 4, start + round);
@@ -287,8 +292,8 @@ pub(crate) fn two_queues_on_two_threads_do_not_meet(host: &mut Host) {
         }
     };
     thread::scope(|scope| {
-        scope.spawn(|| work(0));
-        scope.spawn(|| work(half));
+        scope.spawn(|| work(&mut Host::new(Arc::clone(&device)), 0));
+        work(host, half);
     });
 }
 

@@ -99,6 +99,9 @@ impl<'a> Model<'a> {
             return;
         }
         let (operation, kind) = self.operation(&blocks, &source);
+        if !self.is_offered(&operation) {
+            return;
+        }
         match self.host.queue.submit(Request::new(operation, tag as u64)) {
             Ok(()) => {
                 let source = if matches!(kind, Kind::Copy) { source } else { 0..0 };
@@ -106,6 +109,16 @@ impl<'a> Model<'a> {
             }
             Err(Rejected::QueueFull(_)) => {}
             Err(Rejected::Invalid(request, error)) => panic!("{error}: {request:?}"),
+        }
+    }
+
+    /// What is not offered has a case of its own.
+    fn is_offered(&self, operation: &Operation) -> bool {
+        let offers = self.host.device.geometry().operations;
+        match operation {
+            Operation::Copy { .. } => offers.copy,
+            Operation::Verify { .. } => offers.verify,
+            _ => true,
         }
     }
 
