@@ -474,9 +474,11 @@ impl Controller {
     /// Gives the controller up since a command is overdue, and says so if the device is not there at all.
     #[cold]
     pub(super) fn fail_overdue(&self, reason: &str) {
-        match Registers::new(Arc::clone(&self.transport)).absence() {
-            Some(gone) => self.give_up(&format!("{reason}; {gone}"), true),
-            None => self.give_up(reason, false),
+        let registers = Registers::new(Arc::clone(&self.transport));
+        match (registers.absence(), registers.complaint()) {
+            (Some(gone), _) => self.give_up(&format!("{reason}; {gone}"), true),
+            (None, Some(complaint)) => self.give_up(&format!("{reason}; {complaint}"), false),
+            (None, None) => self.give_up(reason, false),
         }
     }
 

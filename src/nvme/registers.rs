@@ -89,6 +89,16 @@ impl Registers {
         }
     }
 
+    /// Says what is wrong with a controller that answers, if it says so itself.
+    pub(super) fn complaint(&self) -> Option<String> {
+        let status = ControllerStatus::from_bits(self.transport.read32(offset::CSTS));
+        match (status.cfs(), status.rdy()) {
+            (true, _) => Some("CSTS.CFS: the controller reports a fatal error".into()),
+            (false, false) => Some("CSTS.RDY: the controller was disabled by somebody else".into()),
+            (false, true) => None,
+        }
+    }
+
     /// Writes down what a person needs to see why a controller does not do what it should.
     pub(super) fn dump(&self) -> String {
         let read = |offset| self.transport.read32(offset);

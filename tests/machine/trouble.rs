@@ -1,0 +1,216 @@
+//! Trouble: bad blocks, stalls, fatal controllers, devices that go.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use udirect::block::{BlockDevice, ErrorKind};
+use udirect::dma::{Arena, Domain, DomainOptions, IovaLimits, Mapper};
+use udirect::nvme;
+use udirect::open::open;
+use udirect::transport::vfio::Vfio;
+use udirect::transport::{Doorbell, Pump, Transport};
+use udirect::units::{NamespaceId, QueueId};
+
+use crate::guest::{
+    Ours, PATIENCE, address, assert_home, folder, monitor, pattern, queue, read_all, submit_read,
+    submit_write, wait, wait_for, write_all,
+};
+
+/// The zoo's `media` cannot read block 4096 and cannot write block 8192.
+pub(crate) fn a_bad_block_is_told_and_the_next_one_is_read() {
+    let ours = Ours::take("media");
+    let opened = ours.open();
+    let mut queue = queue(&opened, PATIENCE);
+    let block = opened.device.geometry().lba_size.bytes() as usize;
+    let data = pattern(block, 3);
+    for (lba, reads, writes) in
+        [(4095, true, true), (4096, false, true), (8192, true, false), (8193, true, true)]
+    {
+        submit_write(&opened, &mut *queue, lba, &data);
+        let written = wait(&mut *queue, 1).pop().expect("one").result;
+        submit_read(&opened, &mut *queue, lba, block);
+        let read = wait(&mut *queue, 1).pop().expect("one").result;
+        assert_eq!(
+            (read.is_ok(), written.is_ok()),
+            (reads, writes),
+            "block {lba}: {read:?}, {written:?}"
+        );
+        for (error, words) in [(read, "Unrecovered Read Error"), (written, "Write Fault")] {
+            if let Err(error) = error {
+                assert_eq!(error.kind(), ErrorKind::Media, "{error}");
+                let at = format!("the medium failed at block {lba:#x}, within 1 blocks: {words}");
+                assert!(error.to_string().starts_with(&at), "{error}");
+            }
+        }
+    }
+    drop(queue);
+    assert_home(opened);
+}
+
+/// The zoo's `slow` executes as many commands a second as its limits say.
+pub(crate) fn a_command_that_takes_too_long_is_a_timeout() {
+    let limit = |operations: u32| {
+        monitor(&format!(
+            r#"{{"execute":"qom-set","arguments":{{"path":"/objects/slow-limits","property":"limits","value":{{"iops-total":{operations}}}}}}}"#
+        ));
+    };
+    let ours = Ours::take("slow");
+    limit(1);
+    let opened = ours.open();
+    let mut late = queue(&opened, Duration::from_millis(1500));
+    (0..16).for_each(|nth| submit_read(&opened, &mut *late, nth, 512));
+    let back = wait(&mut *late, 16);
+    let failed: Vec<_> = back.iter().filter_map(|one| one.result.as_ref().err()).collect();
+    assert!(!failed.is_empty(), "16 commands at one a second were on time");
+    for error in failed {
+        assert_eq!(error.kind(), ErrorKind::Poisoned, "{error}");
+        assert!(error.to_string().contains("was not completed within 1500 ms"), "{error}");
+    }
+    drop((back, late));
+    assert_home(opened);
+    limit(0);
+    let opened = ours.open();
+    let data = pattern(1 << 20, 4);
+    write_all(&opened, &data);
+    assert!(read_all(&opened, 1 << 20) == data, "it works again");
+    assert_home(opened);
+}
+
+/// With its memory space turned off a device answers with zeroes in QEMU, and completes nothing.
+pub(crate) fn registers_that_read_as_zeroes_under_load_are_a_device_that_is_gone() {
+    let ours = Ours::take("lba512");
+    let opened = ours.open();
+    let mut queue = queue(&opened, Duration::from_millis(1500));
+    (0..8).for_each(|nth| submit_read(&opened, &mut *queue, nth * 8, 4096));
+    wait(&mut *queue, 8).into_iter().for_each(|one| one.result.expect("a read"));
+    let config =
+        fs::OpenOptions::new().read(true).write(true).open(folder("lba512").join("config"));
+    let config = config.expect("the configuration space");
+    let mut command = [0; 2];
+    config.read_exact_at(&mut command, 4).expect("a read");
+    config.write_all_at(&[0; 2], 4).expect("a write");
+    (0..8).for_each(|nth| submit_read(&opened, &mut *queue, nth * 8, 4096));
+    let back = wait(&mut *queue, 8);
+    config.write_all_at(&command, 4).expect("a write");
+    for one in back {
+        let error = one.result.expect_err("nobody is there");
+        assert_eq!(error.kind(), ErrorKind::DeviceGone, "{error}");
+        assert!(error.to_string().ends_with("its registers read as zeroes"), "{error}");
+    }
+    drop(queue);
+    assert_home(opened);
+    assert_home(ours.open());
+}
+
+/// Takes arenas away from a device that believes to have them.
+struct Traitor {
+    inner: Arc<Vfio>,
+    arenas: Mutex<Vec<Arc<Arena>>>,
+}
+
+impl Traitor {
+    fn betray(&self) {
+        let arenas = core::mem::take(&mut *self.arenas.lock().expect("nobody panics under it"));
+        arenas.iter().for_each(|arena| self.inner.unmap(arena));
+    }
+}
+
+impl Mapper for Traitor {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+    fn limits(&self) -> IovaLimits {
+        self.inner.limits()
+    }
+    fn map(&self, arena: &Arc<Arena>) -> io::Result<()> {
+        self.arenas.lock().expect("nobody panics under it").push(Arc::clone(arena));
+        self.inner.map(arena)
+    }
+    fn unmap(&self, arena: &Arena) {
+        let mut arenas = self.arenas.lock().expect("nobody panics under it");
+        let before = arenas.len();
+        arenas.retain(|other| !core::ptr::eq(&raw const **other, arena));
+        if arenas.len() < before {
+            self.inner.unmap(arena);
+        }
+    }
+}
+
+impl Transport for Traitor {
+    fn read32(&self, offset: u32) -> u32 {
+        self.inner.read32(offset)
+    }
+    fn read64(&self, offset: u32) -> u64 {
+        self.inner.read64(offset)
+    }
+    fn write32(&self, offset: u32, value: u32) {
+        self.inner.write32(offset, value);
+    }
+    fn write64(&self, offset: u32, value: u64) {
+        self.inner.write64(offset, value);
+    }
+    fn doorbell(&self, offset: u32) -> io::Result<Doorbell> {
+        self.inner.doorbell(offset)
+    }
+    fn pump(&self, queue: QueueId) -> Option<Box<dyn Pump>> {
+        self.inner.pump(queue)
+    }
+}
+
+/// A controller that cannot read its queue any more says CSTS.CFS.
+pub(crate) fn a_controller_that_fails_fatally_is_told() {
+    let ours = Ours::take("lba512");
+    let inner = Vfio::open(address("lba512").parse().expect("an address")).expect("the device");
+    let traitor = Arc::new(Traitor { inner, arenas: Mutex::default() });
+    let domain = Domain::new(DomainOptions::default());
+    let transport: Arc<dyn Transport> = traitor.clone();
+    // Without shadow doorbells, so that the register is written and read by the controller at once.
+    let options = nvme::Options { shadow_doorbells: false, ..nvme::Options::default() };
+    let controller = nvme::connect(&transport, &domain, options).expect("a controller");
+    let device = controller.namespace(NamespaceId(1), "betrayed").expect("a namespace");
+    let queue_options =
+        udirect::block::QueueOptions { depth: 8, timeout: Duration::from_millis(1000) };
+    let mut queue = device.open_queue(&queue_options).expect("a queue");
+    traitor.betray();
+    let buffer = domain.buffer(512, udirect::dma::Access::DeviceWrites).expect("a buffer");
+    queue.submit(udirect::block::Request::read(udirect::units::Lba(0), buffer, 1)).expect("a slot");
+    queue.ring();
+    let error = wait(&mut *queue, 1).pop().expect("one").result.expect_err("its queue is gone");
+    assert!(error.to_string().contains("CSTS.CFS"), "{error}");
+    drop((queue, device, controller, transport, traitor));
+    assert_home(ours.open());
+}
+
+/// An orderly removal: the kernel asks, requests come back, and the device goes once we have let go of it.
+pub(crate) fn a_device_that_is_asked_back_under_load_is_let_go_of() {
+    let ours = Ours::take("remove");
+    let opened = ours.open();
+    let mut queue = queue(&opened, PATIENCE);
+    monitor(r#"{"execute":"device_del","arguments":{"id":"remove"}}"#);
+    let mut lba = 0;
+    let error = loop {
+        lba = (lba + 8) % 8192;
+        submit_read(&opened, &mut *queue, lba, 4096);
+        if let Err(error) = wait(&mut *queue, 1).pop().expect("one").result {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::DeviceGone, "{error}");
+    assert!(error.to_string().contains("the kernel asks for"), "{error}");
+    let at = address("remove");
+    drop(queue);
+    assert_home(opened);
+    wait_for("the device is gone", || !folder("remove").exists());
+    let error = open(&format!("pcie:{at}")).expect_err("it is gone");
+    assert!(error.to_string().starts_with(&format!("there is no device at {at}")), "{error}");
+    monitor(
+        r#"{"execute":"device_add","arguments":{"driver":"nvme","id":"remove","serial":"remove","bus":"port11","drive":"remove-1"}}"#,
+    );
+    wait_for("the device is back", || folder("remove").exists());
+    drop(ours);
+    let ours = Ours::take("remove");
+    assert_home(ours.open());
+}
