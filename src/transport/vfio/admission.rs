@@ -43,12 +43,16 @@ pub fn admit(sysfs: &Sysfs, address: PciAddress) -> Result<u32, VfioError> {
 
 /// Returns the process that has a file open, where this user can see it: its number and its name.
 pub fn holder_of(path: &Path) -> Option<(u32, String)> {
-    let processes = fs::read_dir("/proc").ok()?;
-    for process in processes.flatten() {
+    holder_in(Path::new("/proc"), |target| target == path)
+}
+
+/// Returns the process that has a file of some kind open, among those that a `/proc` shows: its number and its name.
+pub fn holder_in(processes: &Path, is_it: impl Fn(&Path) -> bool) -> Option<(u32, String)> {
+    for process in fs::read_dir(processes).ok()?.flatten() {
         let Some(number) = process.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        if number != std::process::id() && has_open(&process.path(), path).unwrap_or(false) {
+        if number != std::process::id() && has_open(&process.path(), &is_it).unwrap_or(false) {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             return Some((number, name.trim().to_owned()));
         }
@@ -56,9 +60,9 @@ pub fn holder_of(path: &Path) -> Option<(u32, String)> {
     None
 }
 
-fn has_open(process: &Path, path: &Path) -> io::Result<bool> {
+fn has_open(process: &Path, is_it: &impl Fn(&Path) -> bool) -> io::Result<bool> {
     for descriptor in fs::read_dir(process.join("fd"))? {
-        if fs::read_link(descriptor?.path()).is_ok_and(|target| target == path) {
+        if fs::read_link(descriptor?.path()).is_ok_and(|target| is_it(&target)) {
             return Ok(true);
         }
     }

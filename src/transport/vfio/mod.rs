@@ -16,7 +16,7 @@ mod kernel;
 mod ranges;
 mod removal;
 
-pub use admission::{DRIVER, admit, holder_of};
+pub use admission::{DRIVER, admit, holder_in, holder_of};
 pub use error::VfioError;
 
 use std::io;
