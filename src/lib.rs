@@ -14,6 +14,9 @@ pub mod block;
 pub mod cli;
 pub mod dio;
 pub mod extent;
+#[cfg(feature = "program")]
+#[doc(hidden)]
+pub mod host;
 pub mod nvme;
 pub mod open;
 pub mod pci;

@@ -24,6 +24,8 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("dma", &["units"]),
     // Reaches a controller without knowing what its registers mean.
     ("transport", &["dma", "pci", "units"]),
+    // What the machine is like, as its files say. It changes nothing.
+    ("host", &["pci", "transport"]),
     // The waist. It must not learn that NVMe exists: every backend is an equal behind it.
     ("block", &["dma", "units"]),
     // The software controller answers to the standard, not to our driver: it never names `nvme`.
@@ -50,6 +52,7 @@ const HOUSE: &[(&str, &[&str])] = &[
             "block",
             "daemon",
             "dma",
+            "host",
             "nvme",
             "open",
             "pci",
