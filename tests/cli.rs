@@ -122,6 +122,40 @@ fn a_filter_that_is_none_is_refused() {
     assert!(text(&output.stderr).starts_with("udirect: UDIRECT_LOG=a=b=c: "));
 }
 
+// The machine itself. These look at whatever machine they run on, and change nothing.
+
+#[test]
+fn the_doctor_reports_on_any_machine() {
+    let said = success(&["doctor"]);
+    for area in ["iommu", "vfio-pci", "vfio_iommu_type1", "hugepages", "memlock"] {
+        assert!(said.contains(area), "{said}");
+    }
+    let json: Value = serde_json::from_str(&success(&["doctor", "-o", "json"])).unwrap();
+    assert!(json["iommu"]["on"].is_boolean() && json["devices"].is_array(), "{json}");
+    assert!(json["findings"].as_array().is_some_and(|findings| findings.len() > 3), "{json}");
+}
+
+#[test]
+fn a_drive_that_would_not_open_is_named_after_the_report() {
+    let output = udirect(&["doctor", "pcie:fffe:ff:1f.7/1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stdout).contains("it would not open: there is no device at fffe:ff:1f.7"));
+    assert!(text(&output.stderr).starts_with("udirect: there is no device at fffe:ff:1f.7; "));
+    refused_for(&["doctor", "nvme0"], &["\"nvme0\" is not a PCI address"]);
+}
+
+#[test]
+fn setup_touches_nothing_that_is_not_there() {
+    let none = ["setup", "bind", "--dry-run", "fffe:ff:1f.7"];
+    refused_for(&none, &["there is no device at fffe:ff:1f.7"]);
+    refused_for(&["setup", "unbind", "-n", "0000:zz:00.0"], &["is not a PCI address"]);
+    refused_for(&["setup"], &["as in `udirect setup status`"]);
+    let said = success(&["setup", "status"]);
+    assert!(said.starts_with("no NVMe controller\n") || said.starts_with("address "), "{said}");
+    let json: Value = serde_json::from_str(&success(&["setup", "status", "-o", "json"])).unwrap();
+    assert!(json["devices"].is_array() && json["hugepages"].is_array(), "{json}");
+}
+
 // What is refused in view of the device.
 
 #[test]

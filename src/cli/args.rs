@@ -20,9 +20,11 @@ use crate::bench::report::Format;
 use crate::bench::runner::Route;
 
 mod inspect;
+mod machine;
 mod store;
 
 pub(super) use inspect::{FormatArgs, SanitizeArgs};
+pub(super) use machine::{SetupArgs, SetupVerb};
 pub(super) use store::{StoreArgs, StoreVerb};
 
 /// What was typed.
@@ -93,6 +95,15 @@ pub(super) enum Verb {
     },
     /// Works on objects.
     Store(StoreArgs),
+    /// Says what stands between the program and a drive.
+    Doctor {
+        /// The drives; none is all of them.
+        addresses: Vec<String>,
+        /// How it is shown.
+        style: Style,
+    },
+    /// Gives drives to the program and back to the kernel.
+    Setup(SetupArgs),
     /// Writes completions for a shell.
     Completions(Shell),
     /// Writes the manual page.
@@ -164,7 +175,8 @@ pub(super) fn command() -> Command {
         .after_help(EXIT_CODES)
         .subcommands([bench(), list(), identify()])
         .subcommands(inspect::commands())
-        .subcommands([store::command(), completions(), man()])
+        .subcommands([store::command(), machine::doctor(), machine::setup()])
+        .subcommands([completions(), man()])
 }
 
 fn verb(name: &'static str, about: &'static str) -> Command {
@@ -272,6 +284,8 @@ fn read(matches: &ArgMatches) -> Args {
             style: read_style(given),
         },
         "store" => Verb::Store(store::read(given)),
+        "doctor" => Verb::Doctor { addresses: strings(given, "address"), style: read_style(given) },
+        "setup" => Verb::Setup(machine::read(given)),
         "completions" => Verb::Completions(one(given, "shell").expect("the shell is required")),
         name => inspect::read(name, given).unwrap_or(Verb::Man),
     };

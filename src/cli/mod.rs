@@ -14,6 +14,7 @@
 
 mod args;
 mod bench;
+mod doctor;
 mod error_log;
 mod failure;
 mod features;
@@ -28,6 +29,7 @@ mod plan;
 mod progress;
 mod sanitize;
 mod serial;
+mod setup;
 mod signals;
 mod smart;
 mod store;
@@ -63,6 +65,8 @@ fn run(args: &Args) -> Result<(), Failure> {
         Verb::Sanitize(args) => sanitize::run(args),
         Verb::SanitizeLog { address, style } => sanitize::run_log(address, *style),
         Verb::Store(args) => store::run(args),
+        Verb::Doctor { addresses, style } => doctor::run(addresses, *style),
+        Verb::Setup(args) => setup::run(args),
         Verb::Completions(shell) => output::print(&manual::completions(*shell)),
         Verb::Man => output::print(&manual::page()?),
     }

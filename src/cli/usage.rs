@@ -50,7 +50,11 @@ fn unknown_verb(error: &clap::Error) -> String {
 fn missing_verb(error: &clap::Error) -> String {
     // The context has the verbs so far.
     let so_far = text(error, ContextKind::InvalidSubcommand);
-    let next = if so_far.ends_with("store") { "ls" } else { "bench" };
+    let next = match so_far.rsplit(' ').next() {
+        Some("store") => "ls",
+        Some("setup") => "status",
+        _ => "bench",
+    };
     format!("a verb is needed, as in `{so_far} {next}`: see `{so_far} --help`")
 }
 
