@@ -6,6 +6,7 @@
 
 mod guest;
 mod scenes;
+mod setup;
 mod trouble;
 
 use std::panic::catch_unwind;
@@ -36,11 +37,20 @@ const SCENES: &[Scene] = scenes! {
     scenes::a_second_process_is_refused ["lba512"]
     scenes::after_a_killed_process_the_device_starts_clean ["lba512"]
     scenes::what_is_in_the_way_is_named_and_nothing_is_touched ["lba512" "gaps" "shared"]
+    scenes::without_hugepages_ordinary_pages_serve ["lba512"]
+    setup::a_drive_goes_from_the_kernel_to_a_benchmark_and_back ["lba512"]
+    setup::a_disk_in_use_is_never_taken ["disk"]
+    setup::a_shared_group_is_named_by_doctor ["shared"]
     trouble::a_bad_block_is_told_and_the_next_one_is_read ["media"]
     trouble::a_command_that_takes_too_long_is_a_timeout ["slow"]
     trouble::registers_that_read_as_zeroes_under_load_are_a_device_that_is_gone ["lba512"]
     trouble::a_controller_that_fails_fatally_is_told ["lba512"]
     trouble::a_device_that_is_asked_back_under_load_is_let_go_of ["remove"]
+};
+
+/// What happens where no IOMMU translates.
+const WITHOUT_IOMMU: &[Scene] = scenes! {
+    setup::without_an_iommu_the_fix_is_named_and_memory_still_serves ["lba512"]
 };
 
 fn main() -> ExitCode {
@@ -53,7 +63,8 @@ fn main() -> ExitCode {
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let (mut passed, mut failed) = (0, 0);
-    for scene in SCENES {
+    let has_iommu = udirect::pci::Sysfs::default().has_iommu();
+    for scene in if has_iommu { SCENES } else { WITHOUT_IOMMU } {
         let is_wanted = wanted.is_empty() || wanted.iter().any(|word| scene.name.contains(word));
         if !is_wanted || !scene.needs.iter().all(|device| has(device)) {
             continue;

@@ -165,3 +165,19 @@ pub(crate) fn what_is_in_the_way_is_named_and_nothing_is_touched() {
     let _other = Ours::take("shared2");
     assert_home(shared.open());
 }
+
+pub(crate) fn without_hugepages_ordinary_pages_serve() {
+    const HUGEPAGES: &str = "/proc/sys/vm/nr_hugepages";
+    let before = fs::read_to_string(HUGEPAGES).expect("a number");
+    fs::write(HUGEPAGES, "0").expect("root may");
+    let ours = Ours::take("lba512");
+    let opened = ours.open();
+    let data = pattern(BYTES, 5);
+    write_all(&opened, &data);
+    let read = read_all(&opened, BYTES);
+    let kind = opened.device.dma().page_kind();
+    assert_home(opened);
+    fs::write(HUGEPAGES, before.trim()).expect("root may");
+    assert_eq!(kind, Some(udirect::dma::PageKind::Ordinary));
+    assert!(read == data, "what was written is not what is read");
+}
