@@ -49,6 +49,8 @@ pub struct Operations {
     pub verify: bool,
     /// Copies blocks within the device.
     pub copy: bool,
+    /// Makes blocks unreadable until they are written again.
+    pub write_uncorrectable: bool,
     /// Writes through the volatile cache.
     pub fua: bool,
 }

@@ -101,6 +101,13 @@ pub enum Operation {
         /// How many.
         blocks: BlockCount,
     },
+    /// Makes blocks unreadable until they are written again: a read of one is `Media`.
+    WriteUncorrectable {
+        /// First block.
+        lba: Lba,
+        /// How many.
+        blocks: BlockCount,
+    },
     /// Copies blocks within the device.
     Copy {
         /// First block read.
@@ -123,6 +130,7 @@ impl Operation {
             Self::WriteZeroes { .. } => "write zeroes",
             Self::Compare { .. } => "compare",
             Self::Verify { .. } => "verify",
+            Self::WriteUncorrectable { .. } => "write uncorrectable",
             Self::Copy { .. } => "copy",
         }
     }

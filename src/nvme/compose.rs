@@ -49,6 +49,9 @@ pub(super) fn compose(
             Some(Composed::alone(command(NvmOpcode::WRITE_ZEROES, *fua)))
         }
         Operation::Verify { .. } => Some(Composed::alone(command(NvmOpcode::VERIFY, false))),
+        Operation::WriteUncorrectable { .. } => {
+            Some(Composed::alone(command(NvmOpcode::WRITE_UNCORRECTABLE, false)))
+        }
         Operation::Flush => {
             let (opcode, nsid) = (NvmOpcode::FLUSH.0, limits.nsid.0);
             Some(Composed::alone(Command { opcode, nsid, ..Command::default() }))

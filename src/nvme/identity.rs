@@ -18,6 +18,8 @@ pub(super) struct ControllerLimits {
     /// Bytes of one Write Zeroes and one Verify.
     zeroes_bytes: Option<u64>,
     verify_bytes: Option<u64>,
+    /// Bytes of one Write Uncorrectable.
+    uncorrectable_bytes: Option<u64>,
     /// Blocks of one range of Dataset Management.
     deallocate_blocks: Option<u64>,
     atomic_write: u64,
@@ -39,6 +41,7 @@ impl ControllerLimits {
             transfer_bytes: pages_of(id.mdts),
             zeroes_bytes: nvm.and_then(|nvm| pages_of(nvm.wzsl)),
             verify_bytes: nvm.and_then(|nvm| pages_of(nvm.vsl)),
+            uncorrectable_bytes: nvm.and_then(|nvm| pages_of(nvm.wusl)),
             deallocate_blocks: nvm.and_then(|nvm| nonzero(u64::from(nvm.dmrsl.get()))),
             atomic_write: u64::from(id.awupf.get()) + 1,
             volatile_write_cache: id.vwc().present(),
@@ -49,6 +52,7 @@ impl ControllerLimits {
                 compare: oncs.compare(),
                 verify: oncs.verify(),
                 copy: oncs.copy(),
+                write_uncorrectable: oncs.write_uncorrectable(),
                 fua: true,
             },
         }
@@ -148,6 +152,7 @@ fn limits(
         boundary: u64::from(id.noiob.get()),
         zeroes_max: command_blocks(in_blocks(controller.zeroes_bytes)),
         verify_max: command_blocks(in_blocks(controller.verify_bytes)),
+        uncorrectable_max: command_blocks(in_blocks(controller.uncorrectable_bytes)),
         copy_max: command_blocks(copy_max),
         deallocate_max,
         operations: Operations {

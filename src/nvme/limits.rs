@@ -25,9 +25,10 @@ pub(super) struct Limits {
     pub(super) plain_max: u64,
     /// Blocks that commands do not cross a multiple of; 0 is none.
     pub(super) boundary: u64,
-    /// Blocks of one Write Zeroes, Verify, Copy, and of one range of Dataset Management.
+    /// Blocks of one Write Zeroes, Verify, Write Uncorrectable, Copy, and of one range of Dataset Management.
     pub(super) zeroes_max: u64,
     pub(super) verify_max: u64,
+    pub(super) uncorrectable_max: u64,
     pub(super) copy_max: u64,
     pub(super) deallocate_max: u64,
     pub(super) operations: Operations,
@@ -115,6 +116,7 @@ impl Limits {
             Operation::Compare { payload, .. } => (Some(payload), self.transfer_max),
             Operation::WriteZeroes { .. } => (None, self.zeroes_max),
             Operation::Verify { .. } => (None, self.verify_max),
+            Operation::WriteUncorrectable { .. } => (None, self.uncorrectable_max),
             Operation::Copy { .. } => (None, self.copy_max),
             // One range, whatever boundaries it crosses: nothing is transferred.
             Operation::Deallocate { .. } => return piece.blocks.min(self.deallocate_max),
@@ -234,6 +236,9 @@ impl Limits {
             Operation::Deallocate { lba, blocks } if offers.deallocate => (*lba, *blocks),
             Operation::WriteZeroes { lba, blocks, .. } if offers.write_zeroes => (*lba, *blocks),
             Operation::Verify { lba, blocks } if offers.verify => (*lba, *blocks),
+            Operation::WriteUncorrectable { lba, blocks } if offers.write_uncorrectable => {
+                (*lba, *blocks)
+            }
             Operation::Copy { source, target, blocks } if offers.copy => {
                 self.check_range(*source, *blocks)?;
                 (*target, *blocks)

@@ -60,7 +60,8 @@ fn range(operation: &Operation, limits: &Limits) -> (Lba, BlockCount) {
         }
         Operation::Deallocate { lba, blocks }
         | Operation::WriteZeroes { lba, blocks, .. }
-        | Operation::Verify { lba, blocks } => (*lba, *blocks),
+        | Operation::Verify { lba, blocks }
+        | Operation::WriteUncorrectable { lba, blocks } => (*lba, *blocks),
         Operation::Copy { target, blocks, .. } => (*target, *blocks),
         Operation::Flush => (Lba(0), BlockCount(0)),
     }

@@ -211,6 +211,29 @@ pub(crate) fn verify_reads_without_a_buffer(host: &mut Host) {
     host.run(Operation::Verify { lba: Lba(0), blocks }).result.expect("every block is sound");
 }
 
+pub(crate) fn uncorrectable_blocks_cannot_be_read_until_they_are_written(host: &mut Host) {
+    if !host.device.geometry().operations.write_uncorrectable {
+        return;
+    }
+    let len = host.block() * 8;
+    let data = host.pattern(len, 41);
+    let mut data = host.write(40, data);
+    let (lba, blocks) = (Lba(42), BlockCount(3));
+    host.run(Operation::WriteUncorrectable { lba, blocks }).result.expect("they are spoilt");
+    for bad in [42, 44] {
+        let buffer = host.buffer(host.block(), Access::DeviceWrites);
+        let error = host.run(read(bad, buffer)).result.expect_err("a read of a spoilt block");
+        assert_eq!(error.kind(), ErrorKind::Media, "block {bad}");
+    }
+    let verify = Operation::Verify { lba: Lba(40), blocks: BlockCount(3) };
+    if host.device.geometry().operations.verify {
+        assert_eq!(host.run(verify).result.expect_err("spoilt").kind(), ErrorKind::Media);
+    }
+    assert_eq!(host.read(45, host.block())[..], data[5 * host.block()..6 * host.block()]);
+    data = host.write(40, data);
+    assert_eq!(host.read(40, len)[..], data[..]);
+}
+
 pub(crate) fn copies_arrive(host: &mut Host) {
     if !host.device.geometry().operations.copy {
         return;
@@ -231,6 +254,7 @@ pub(crate) fn operations_that_are_not_offered_are_unsupported(host: &mut Host) {
         (offers.write_zeroes, Operation::WriteZeroes { lba, blocks, fua: false }),
         (offers.verify, Operation::Verify { lba, blocks }),
         (offers.copy, Operation::Copy { source: lba, target: Lba(9), blocks }),
+        (offers.write_uncorrectable, Operation::WriteUncorrectable { lba: Lba(9), blocks }),
     ];
     for (offered, operation) in cases {
         if offered {

@@ -78,6 +78,7 @@ conformance! {
     deallocated_and_zeroed_blocks_read_as_zeroes
     compare_tells_equal_from_different
     verify_reads_without_a_buffer
+    uncorrectable_blocks_cannot_be_read_until_they_are_written
     copies_arrive
     operations_that_are_not_offered_are_unsupported
     queues_open_and_close_again_and_again
