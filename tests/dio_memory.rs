@@ -88,7 +88,7 @@ fn lap(pipeline: &mut Pipeline<Striped>, slot: &mut Option<DmaBuf>, offset: u64,
 #[test]
 fn requests_of_every_size_take_no_memory_on_their_way() {
     let media = MediaOptions::Ram { bytes: 272 << 20 };
-    let namespaces = vec![NamespaceOptions { media, lba_size: LbaSize::B512 }];
+    let namespaces = vec![NamespaceOptions { media, lba_size: LbaSize::B512, metadata: None }];
     let options = soft::Options { namespaces, ..soft::Options::default() };
     let controller = Controller::new(options).expect("the options are sound");
     let domain = Domain::new(DomainOptions { pages: PagePolicy::Ordinary });

@@ -97,6 +97,31 @@ impl Dma {
         })
     }
 
+    /// Copies memory in from one place, where the metadata of a command is.
+    pub(super) fn read_at(
+        &mut self,
+        iommu: &Iommu,
+        iova: u64,
+        to: &mut [u8],
+    ) -> Result<(), Status> {
+        let run = Run { iova, len: to.len() as u64, discard: false };
+        visit(&mut self.tlb, iommu, run, Purpose::FromHost, 0, &mut |offset, span| {
+            let at = offset as usize;
+            span.read_into(&mut to[at..at + span.len()]);
+            Ok(())
+        })
+    }
+
+    /// Copies out to one place, where the metadata of a command goes.
+    pub(super) fn write_at(&mut self, iommu: &Iommu, iova: u64, from: &[u8]) -> Result<(), Status> {
+        let run = Run { iova, len: from.len() as u64, discard: false };
+        visit(&mut self.tlb, iommu, run, Purpose::ToHost, 0, &mut |offset, span| {
+            let at = offset as usize;
+            span.write_from(&from[at..at + span.len()]);
+            Ok(())
+        })
+    }
+
     /// Fills `runs` with the memory of the command.
     fn walk(
         &mut self,

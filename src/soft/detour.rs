@@ -1,7 +1,8 @@
-//! The detour: the way of a command that a fault or a power cut may meet.
+//! The detour: the way of a command that a fault or a power cut may meet, or that moves metadata.
 //!
-//! `group` sends commands here if there is an interposer or a disk with a volatile cache, and while a sanitize
-//! keeps I/O out, so that all others pay one branch for all. [`decide`] counts for the disk, asks the interposer and carries its verdict out;
+//! `group` sends commands here if there is an interposer, a disk with a volatile cache or a namespace with
+//! metadata, and while a sanitize keeps I/O out, so that all others pay one branch for all. [`decide`] counts for the
+//! disk, asks the interposer and carries its verdict out;
 //! most commands come back from it, changed or not, to be executed like any other.
 //! Neighbours: `io` executes, `interposer` judges, `disk` has the power.
 //! Invariant: a write to a disk reaches it whole or not at all, however many pieces of memory it is in.
@@ -11,8 +12,8 @@ use super::disk::{Disk, Horizon, PowerIsCut};
 use super::engine::Core;
 use super::group::{Outcome, Work};
 use super::interposer::{CommandContext, Verdict, named_blocks};
-use super::io;
 use super::namespace::Namespace;
+use super::{io, tagged};
 use crate::dma::Span;
 use crate::spec::command::{Command, NvmOpcode};
 use crate::spec::status::Status;
@@ -51,11 +52,18 @@ pub(super) fn decide(core: &Core, queue: u16, work: &mut Work, command: &Command
         Verdict::StripFua => without_fua(command),
         Verdict::Misdirect(to) => misdirected(core, command, to),
         Verdict::Corrupt { byte, mask } if moves_data(command) => {
+            if has_metadata(core, command) {
+                let flip = Some((byte, mask));
+                return back(tagged::execute(core, work, command, command.slba(), flip));
+            }
             let change = |bytes: Span<'_>| flip(bytes, byte, mask);
             return back(io::execute_staged(core, work, command, change));
         }
         Verdict::Execute | Verdict::Corrupt { .. } => *command,
     };
+    if has_metadata(core, command) {
+        return back(tagged::execute(core, work, &changed, command.slba(), None));
+    }
     if writes_to_disk(core, &changed) {
         return back(io::execute_staged(core, work, &changed, |_| ()));
     }
@@ -83,6 +91,10 @@ fn admit(core: &Core, command: &Command) -> Result<(), Status> {
 
 fn moves_data(command: &Command) -> bool {
     [NvmOpcode::READ, NvmOpcode::WRITE].contains(&NvmOpcode(command.opcode))
+}
+
+fn has_metadata(core: &Core, command: &Command) -> bool {
+    core.namespace(command.nsid).is_ok_and(|namespace| namespace.metadata().is_some())
 }
 
 fn writes_to_disk(core: &Core, command: &Command) -> bool {

@@ -45,7 +45,8 @@ pub(super) struct Core {
     pub(super) transfer_max: u64,
     /// Whether a look ahead is worth it: some medium is memory.
     pub(super) prefetches: bool,
-    /// Whether commands always take the detour: somebody may decide about them, or a disk may lose its power.
+    /// Whether commands always take the detour: somebody may decide about them, a disk may lose its power, or blocks have
+    /// metadata.
     always_detours: bool,
     /// Whether they take it now: also while a sanitize keeps I/O out.
     detours: AtomicBool,
@@ -79,7 +80,7 @@ impl Core {
         let queues = usize::from(options.max_queues) + 1;
         let doorbells = doorbell_space(&options)?;
         let always_detours = options.interposer.is_some()
-            || namespaces.iter().any(|namespace| namespace.disk().is_some());
+            || namespaces.iter().any(|one| one.disk().is_some() || one.metadata().is_some());
         Ok(Self {
             transfer_max: options.mdts.map_or(u64::MAX, u64::from),
             prefetches: namespaces.iter().any(|namespace| namespace.media().is_ram()),

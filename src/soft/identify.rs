@@ -11,11 +11,12 @@ use super::engine::Core;
 use super::io::{COPY_BLOCKS_MAX, COPY_RANGE_BLOCKS_MAX, COPY_RANGES_MAX};
 use super::logs::ERRORS_MAX;
 use super::namespace::Namespace;
+use super::options::{MetadataOptions, ProtectionOptions};
 use super::registers::VERSION;
 use super::sanitize;
 use crate::spec::command::Cns;
 use crate::spec::identify::{
-    ActiveNamespaceList, ControllerType, Dlfeat, EntrySize, Flbas, Frmw, IdentifyController,
+    ActiveNamespaceList, ControllerType, Dlfeat, Dps, EntrySize, Flbas, Frmw, IdentifyController,
     IdentifyNamespace, IdentifyNvmController, LbaFormat, Lpa, NamespaceIdDescriptor,
     NamespaceIdType, NsFeat, Oacs, Oncs, Sgls, Vwc,
 };
@@ -131,7 +132,8 @@ fn namespace(core: &Core, nsid: u32) -> Result<Page, Status> {
     id.nuse = blocks.into();
     id.nsfeat = NsFeat::new().into();
     id.nlbaf = (FORMATS.len() - 1) as u8;
-    id.flbas = Flbas::new().with_format_index(namespace.shift() - FORMATS[0].shift()).into();
+    let flbas = Flbas::new().with_format_index(namespace.shift() - FORMATS[0].shift());
+    id.flbas = flbas.into();
     let dlfeat = Dlfeat::new().with_read(Dlfeat::READS_ZEROS);
     id.dlfeat = dlfeat.with_write_zeroes_deallocates(true).into();
     id.noiob = (options.noiob as u16).into();
@@ -143,7 +145,22 @@ fn namespace(core: &Core, nsid: u32) -> Result<Page, Status> {
     for (place, size) in id.lbaf.iter_mut().zip(FORMATS) {
         *place = LbaFormat { ms: 0.into(), lbads: size.shift(), rp: 0 };
     }
+    if let Some(metadata) = namespace.metadata() {
+        describe_metadata(&mut id, metadata);
+    }
     Ok(bytes(&id))
+}
+
+/// Says what is beside each block. Nothing else can be formatted, and so nothing else is on offer.
+fn describe_metadata(id: &mut IdentifyNamespace, metadata: MetadataOptions) {
+    let format = id.format_index();
+    id.lbaf[format].ms = metadata.bytes.into();
+    id.flbas = id.flbas().with_metadata_inline(metadata.inline).into();
+    id.mc = if metadata.inline { 1 } else { 2 };
+    if let Some(ProtectionOptions { kind, first }) = metadata.protection {
+        id.dps = Dps::new().with_kind(kind).with_first_bytes(first).into();
+        id.dpc = 1 << (kind - 1) | if first { 1 << 3 } else { 1 << 4 };
+    }
 }
 
 /// Lists the namespaces after `nsid`.
@@ -194,7 +211,7 @@ fn unique(core: &Core, nsid: u32) -> [u8; 16] {
 }
 
 fn capacity(namespace: &Namespace) -> u128 {
-    u128::from(namespace.media().bytes())
+    u128::from(namespace.capacity())
 }
 
 /// Returns text as the standard wants it: left-aligned, filled with spaces.

@@ -38,7 +38,7 @@ const TRANSFER_BITS: u32 = 0xffff | FUA | 1 << 31;
 const ZEROES_BITS: u32 = TRANSFER_BITS | 1 << 25;
 
 /// Bits of CDW13 that are hints: dataset management.
-const HINT_BITS: u32 = 0xff;
+pub(super) const HINT_BITS: u32 = 0xff;
 
 /// Executes one I/O command.
 #[inline]
@@ -73,7 +73,7 @@ fn execute_rare(
 
 /// Refuses fused commands and descriptions of memory that are not on offer.
 #[cold]
-fn check_flags(core: &Core, command: &Command) -> Result<(), Status> {
+pub(super) fn check_flags(core: &Core, command: &Command) -> Result<(), Status> {
     let flags = command.flags;
     let known = u8::from(flags) & 0b0011_1100 == 0;
     if known && flags.fuse() == 0 && flags.psdt() <= u8::from(core.options.sgl) {
@@ -223,7 +223,12 @@ fn dataset_management(core: &Core, work: &mut Work, command: &Command) -> Result
         return Ok(());
     }
     ranges.iter().try_for_each(|range| namespace.zero(block_range(range)?))?;
-    persist(core, namespace, command, ranges.iter().flat_map(block_range))
+    persist(core, namespace, command, ranges.iter().flat_map(block_range))?;
+    let metadata = ranges.iter().flat_map(block_range).map(|range| namespace.metadata_range(range));
+    match namespace.metadata() {
+        Some(_) => persist(core, namespace, command, metadata),
+        None => Ok(()),
+    }
 }
 
 fn copy(core: &Core, work: &mut Work, command: &Command) -> Result<(), Status> {
@@ -243,8 +248,12 @@ fn copy(core: &Core, work: &mut Work, command: &Command) -> Result<(), Status> {
     persist(core, namespace, command, [target])
 }
 
-/// Copies ranges one after the other, once all of them were checked, and returns where they went.
-fn copy_ranges(namespace: &Namespace, ranges: &[CopyRange], to: u64) -> Result<Range, Status> {
+/// Checks the ranges of a copy and returns where they go.
+pub(super) fn check_copy(
+    namespace: &Namespace,
+    ranges: &[CopyRange],
+    to: u64,
+) -> Result<Range, Status> {
     let blocks = |range: &CopyRange| u64::from(range.nlb) + 1;
     let total: u64 = ranges.iter().map(blocks).sum();
     let longest = ranges.iter().map(blocks).max().unwrap_or(0);
@@ -255,9 +264,15 @@ fn copy_ranges(namespace: &Namespace, ranges: &[CopyRange], to: u64) -> Result<R
     for range in ranges {
         namespace.refuse_spoilt(namespace.range(range.slba, blocks(range))?)?;
     }
+    Ok(target)
+}
+
+/// Copies ranges one after the other, once all of them were checked, and returns where they went.
+fn copy_ranges(namespace: &Namespace, ranges: &[CopyRange], to: u64) -> Result<Range, Status> {
+    let target = check_copy(namespace, ranges, to)?;
     let mut offset = target.offset;
     for range in ranges {
-        let from = namespace.range(range.slba, blocks(range))?;
+        let from = namespace.range(range.slba, u64::from(range.nlb) + 1)?;
         namespace.copy(from, offset)?;
         offset += from.len;
     }
@@ -302,7 +317,7 @@ fn has_reserved(command: &Command) -> bool {
 /// Makes a write durable where the command, or the lack of a cache, asks for it. Always inlined: for most
 /// writes it is two questions.
 #[inline(always)]
-fn persist(
+pub(super) fn persist(
     core: &Core,
     namespace: &Namespace,
     command: &Command,

@@ -13,6 +13,7 @@
 //!          ├ io             what an opcode does    ── namespace ── media (RAM, file, disk, nothing)
 //!          ├ data           PRPs and SGLs          ── iommu (a few compares on a hit)
 //!          └ detour         the way of a command that a fault or a power cut may meet
+//!             └ tagged          commands on blocks with metadata ── protect (tuples)
 //! ```
 //!
 //! `inline` the host's poll gives it turns, on a `thread` it serves itself, `stepped` a test does. It shares
@@ -39,10 +40,12 @@ mod logs;
 mod media;
 mod namespace;
 mod options;
+mod protect;
 mod queue;
 mod registers;
 mod sanitize;
 mod shadow;
+mod tagged;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -54,4 +57,7 @@ pub use events::Event;
 pub use faults::{FaultAction, FaultId, FaultRule, Faults};
 pub use interposer::{CommandContext, Interposer, Verdict};
 pub use logs::SmartOverrides;
-pub use options::{Execution, MediaOptions, NamespaceOptions, Options, SoftError};
+pub use options::{
+    Execution, MediaOptions, MetadataOptions, NamespaceOptions, Options, ProtectionOptions,
+    SoftError,
+};

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::disk::{Disk, Horizon, PowerIsCut};
 use super::interval::IntervalSet;
 use super::media::Media;
-use super::options::{NamespaceOptions, SoftError};
+use super::options::{MetadataOptions, NamespaceOptions, SoftError};
 use crate::dma::Span;
 use crate::spec::status::Status;
 use crate::units::LbaSize;
@@ -20,6 +20,9 @@ use crate::units::LbaSize;
 /// A medium cut into logical blocks.
 pub(super) struct Namespace {
     media: Media,
+    /// Bytes of data; metadata, if there is any, comes after it on the medium.
+    data_bytes: u64,
+    metadata: Option<MetadataOptions>,
     /// Base-two logarithm of the block; changed by Format NVM while every queue is held.
     shift: AtomicU8,
     /// Whether `spoilt` has anything in it, so that a read need not lock to know.
@@ -50,15 +53,31 @@ impl Namespace {
         // Before the medium is opened, since that may make a file.
         options.media.bytes().map_or(Ok(()), check)?;
         options.media.lba_size().map_or(Ok(()), |disk| same_block(disk, options.lba_size))?;
-        let media = Media::open(&options.media)?;
-        check(media.bytes())?;
-        Ok(Self {
+        let Some(metadata) = options.metadata else {
+            let media = Media::open(&options.media)?;
+            check(media.bytes())?;
+            let data_bytes = media.bytes();
+            return Ok(Self::of(media, data_bytes, options));
+        };
+        let (data, more) = (u64::from(block), u64::from(metadata.bytes));
+        let media = Media::open(&options.media.with_metadata(data, more)?)?;
+        let (bytes, whole) = (media.bytes(), data + more);
+        if bytes == 0 || !bytes.is_multiple_of(whole) {
+            return Err(SoftError::Capacity { bytes, block: block + u32::from(metadata.bytes) });
+        }
+        Ok(Self::of(media, bytes / whole * data, options))
+    }
+
+    fn of(media: Media, data_bytes: u64, options: &NamespaceOptions) -> Self {
+        Self {
             media,
+            data_bytes,
+            metadata: options.metadata,
             shift: AtomicU8::new(options.lba_size.shift()),
             any_spoilt: AtomicBool::new(false),
             spoilt: Mutex::default(),
             complained: AtomicBool::new(false),
-        })
+        }
     }
 
     /// Returns the base-two logarithm of the block.
@@ -70,7 +89,25 @@ impl Namespace {
     /// Returns the capacity in blocks.
     #[inline]
     pub(super) fn blocks(&self) -> u64 {
-        self.media.bytes() >> self.shift()
+        self.data_bytes >> self.shift()
+    }
+
+    /// Returns the capacity in bytes of data.
+    pub(super) fn capacity(&self) -> u64 {
+        self.data_bytes
+    }
+
+    /// Returns what is kept beside each block.
+    #[inline]
+    pub(super) fn metadata(&self) -> Option<MetadataOptions> {
+        self.metadata
+    }
+
+    /// Returns where the metadata of a range is; an empty range where there is none.
+    pub(super) fn metadata_range(&self, range: Range) -> Range {
+        let bytes = self.metadata.map_or(0, |metadata| u64::from(metadata.bytes));
+        let (first, count) = (range.offset >> self.shift(), range.len >> self.shift());
+        Range { offset: self.data_bytes + first * bytes, len: count * bytes }
     }
 
     /// Returns the medium.
@@ -120,9 +157,14 @@ impl Namespace {
         self.media.verify(range.offset, range.len).map_err(|error| self.unreadable(&error))
     }
 
-    /// Zeroes a range.
+    /// Zeroes a range, and takes away what was beside its blocks.
     pub(super) fn zero(&self, range: Range) -> Result<(), Status> {
         self.heal(range);
+        self.clear(range)?;
+        if self.metadata.is_some() { self.clear(self.metadata_range(range)) } else { Ok(()) }
+    }
+
+    fn clear(&self, range: Range) -> Result<(), Status> {
         self.media.zero(range.offset, range.len).map_err(|error| self.unwritable(&error))
     }
 
@@ -193,10 +235,14 @@ impl Namespace {
             return Err(Status::INVALID_FORMAT);
         }
         // Not one block would be left.
-        if self.media.bytes() < u64::from(size.bytes()) {
+        if self.data_bytes < u64::from(size.bytes()) {
             return Err(Status::INVALID_FORMAT);
         }
-        self.zero(Range { offset: 0, len: self.media.bytes() })?;
+        // Other blocks would have room for more or less metadata than there is.
+        if self.metadata.is_some() && size.shift() != self.shift() {
+            return Err(Status::INVALID_FORMAT);
+        }
+        self.zero(Range { offset: 0, len: self.data_bytes })?;
         self.shift.store(size.shift(), Ordering::Release);
         self.flush(Horizon::ALL)
     }

@@ -85,11 +85,52 @@ pub struct NamespaceOptions {
     pub lba_size: LbaSize,
     /// What holds the data.
     pub media: MediaOptions,
+    /// What is kept beside each block. RAM and files can: their capacity is that of the data, and a file is
+    /// longer by the metadata of all blocks.
+    pub metadata: Option<MetadataOptions>,
 }
 
 impl Default for NamespaceOptions {
     fn default() -> Self {
-        Self { lba_size: LbaSize::B4096, media: MediaOptions::Ram { bytes: 64 << 20 } }
+        let media = MediaOptions::Ram { bytes: 64 << 20 };
+        Self { lba_size: LbaSize::B4096, media, metadata: None }
+    }
+}
+
+impl NamespaceOptions {
+    /// Returns the bytes of a block as it is transferred.
+    fn block_bytes(&self) -> u32 {
+        let inline = self.metadata.filter(|metadata| metadata.inline);
+        self.lba_size.bytes() + inline.map_or(0, |metadata| u32::from(metadata.bytes))
+    }
+}
+
+/// Bytes that are kept beside each logical block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetadataOptions {
+    /// How many, 1 to 4096 (MS); 8 at least where they hold protection information.
+    pub bytes: u16,
+    /// Whether they follow the data of their block in one buffer, or have a buffer of their own (FLBAS, bit 4).
+    pub inline: bool,
+    /// What protects each block, if anything does.
+    pub protection: Option<ProtectionOptions>,
+}
+
+/// Protection information of each block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProtectionOptions {
+    /// The type, 1 to 3.
+    pub kind: u8,
+    /// Whether it is in the first eight bytes of the metadata, or in the last.
+    pub first: bool,
+}
+
+impl MetadataOptions {
+    fn check(&self) -> Result<(), SoftError> {
+        let least = if self.protection.is_some() { 8 } else { 1 };
+        within("metadata of a block in bytes", self.bytes.into(), least, 4096)?;
+        let kind = self.protection.map_or(1, |protection| protection.kind);
+        within("the type of protection information", kind.into(), 1, 3)
     }
 }
 
@@ -124,6 +165,19 @@ impl MediaOptions {
             Self::Ram { bytes } | Self::Null { bytes } => Some(*bytes),
             Self::File { bytes, .. } => *bytes,
             Self::Disk(disk) => Some(disk.bytes()),
+        }
+    }
+
+    /// Returns what is asked for with `more` bytes in the place of each block of `block`.
+    pub(super) fn with_metadata(&self, block: u64, more: u64) -> Result<Self, SoftError> {
+        let grown = |bytes: u64| (bytes / block).saturating_mul(block + more);
+        match self {
+            Self::Ram { bytes } => Ok(Self::Ram { bytes: grown(*bytes) }),
+            Self::File { path, bytes } => {
+                Ok(Self::File { path: path.clone(), bytes: bytes.map(grown) })
+            }
+            Self::Disk(_) => Err(SoftError::NoMetadata { medium: "a disk that loses its power" }),
+            Self::Null { .. } => Err(SoftError::NoMetadata { medium: "a medium of nothing" }),
         }
     }
 
@@ -189,6 +243,12 @@ pub enum SoftError {
         /// The namespace's.
         block: u32,
     },
+    /// A medium that has no place for metadata.
+    #[error("{medium} keeps no metadata: use memory or a file, or leave the metadata away")]
+    NoMetadata {
+        /// Which medium.
+        medium: &'static str,
+    },
     /// There is not so much memory.
     #[error("cannot map {bytes} bytes")]
     Memory {
@@ -253,6 +313,8 @@ impl Options {
         within("doorbell_stride", self.doorbell_stride.into(), 0, STRIDE_MAX)?;
         within("max_queues", self.max_queues.into(), 1, self.queues_max())?;
         within("ready_delay in ms", self.ready_delay.as_millis() as u64, 0, 127_500)?;
+        let metadata = self.namespaces.iter().filter_map(|namespace| namespace.metadata);
+        metadata.into_iter().try_for_each(|metadata| metadata.check())?;
         text("model", &self.model, 40)?;
         text("serial", &self.serial, 20)?;
         text("firmware", &self.firmware, 8)?;
@@ -260,7 +322,7 @@ impl Options {
         if !mdts.is_power_of_two() || mdts < 8192 {
             return Err(SoftError::Mdts(mdts));
         }
-        let longest = self.namespaces.iter().map(|namespace| namespace.lba_size.bytes()).max();
+        let longest = self.namespaces.iter().map(NamespaceOptions::block_bytes).max();
         within("mdts", mdts.into(), longest.unwrap_or(0).into(), u32::MAX.into())
     }
 

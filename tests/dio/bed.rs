@@ -151,6 +151,7 @@ impl World {
         let namespace = NamespaceOptions {
             media: MediaOptions::Ram { bytes: device.bytes },
             lba_size: device.lba,
+            metadata: None,
         };
         let options = soft::Options {
             namespaces: vec![namespace],

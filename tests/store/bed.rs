@@ -49,7 +49,7 @@ fn attach_with(
     driver: nvme::Options,
 ) -> Arc<dyn BlockDevice> {
     let media = MediaOptions::Disk(Arc::clone(disk));
-    let namespaces = vec![NamespaceOptions { lba_size: disk.lba_size(), media }];
+    let namespaces = vec![NamespaceOptions { lba_size: disk.lba_size(), media, metadata: None }];
     let options = soft::Options { namespaces, interposer, ..soft::Options::default() };
     let controller = soft::Controller::new(options).expect("a controller");
     let domain = Domain::new(DomainOptions::default());

@@ -15,7 +15,8 @@ const POWER_LOSS: u16 = 0x05;
 
 fn on(disk: &Arc<Disk>) -> Options {
     let media = MediaOptions::Disk(Arc::clone(disk));
-    let namespaces = vec![NamespaceOptions { lba_size: LbaSize::B512, media }];
+    let namespaces =
+        vec![NamespaceOptions { lba_size: LbaSize::B512, media, ..NamespaceOptions::default() }];
     Options { namespaces, ..small() }
 }
 

@@ -28,7 +28,11 @@ struct Bed {
 
 impl Bed {
     fn new(media: MediaOptions, faults: &Arc<Faults>) -> Self {
-        let namespaces = vec![NamespaceOptions { lba_size: LbaSize::B512, media }];
+        let namespaces = vec![NamespaceOptions {
+            lba_size: LbaSize::B512,
+            media,
+            ..NamespaceOptions::default()
+        }];
         let interposer = Some(Arc::clone(faults) as Arc<dyn Interposer>);
         let options = Options { namespaces, interposer, ..small() };
         let (host, admin, queue) = Host::with_queue(options);
@@ -241,7 +245,8 @@ fn without_a_cache_there_is_no_fua_to_take_away() {
     let (disk, faults) = (disk(), Faults::new(0));
     faults.add(FaultRule::new(FaultAction::StripFua));
     let media = MediaOptions::Disk(Arc::clone(&disk));
-    let namespaces = vec![NamespaceOptions { lba_size: LbaSize::B512, media }];
+    let namespaces =
+        vec![NamespaceOptions { lba_size: LbaSize::B512, media, ..NamespaceOptions::default() }];
     let interposer = Some(faults as Arc<dyn Interposer>);
     let options = Options { namespaces, interposer, volatile_write_cache: false, ..small() };
     let (host, _admin, mut queue) = Host::with_queue(options);

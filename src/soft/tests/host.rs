@@ -194,7 +194,8 @@ pub(super) struct Host {
 /// Options for tests: one namespace of 1 MiB in memory, 512-byte blocks.
 pub(super) fn small() -> Options {
     let media = MediaOptions::Ram { bytes: 1 << 20 };
-    let namespaces = vec![NamespaceOptions { lba_size: LbaSize::B512, media }];
+    let namespaces =
+        vec![NamespaceOptions { lba_size: LbaSize::B512, media, ..NamespaceOptions::default() }];
     Options { namespaces, ..Options::default() }
 }
 

@@ -57,7 +57,11 @@ fn random_io_commands_never_panic() {
     let file = MediaOptions::File { path: place.path().join("disk"), bytes: Some(1 << 16) };
     for media in [MediaOptions::Ram { bytes: 1 << 16 }, MediaOptions::Null { bytes: 1 << 62 }, file]
     {
-        let namespaces = vec![NamespaceOptions { lba_size: LbaSize::B512, media }];
+        let namespaces = vec![NamespaceOptions {
+            lba_size: LbaSize::B512,
+            media,
+            ..NamespaceOptions::default()
+        }];
         let (host, _admin, mut queue) = Host::with_queue(Options { namespaces, ..small() });
         let memory = host.memory(8 * 4096);
         let opcodes = [0, 1, 2, 2, 4, 5, 8, 9, 12, 0x19, 0xff];

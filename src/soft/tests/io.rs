@@ -31,7 +31,8 @@ fn look(host: &Host, queue: &mut Queue, lba: u64) -> Vec<u8> {
 fn keepers() -> (tempfile::TempDir, Vec<Options>) {
     let place = tempfile::tempdir().unwrap();
     let media = MediaOptions::File { path: place.path().join("disk"), bytes: Some(1 << 20) };
-    let namespaces = vec![NamespaceOptions { lba_size: LbaSize::B512, media }];
+    let namespaces =
+        vec![NamespaceOptions { lba_size: LbaSize::B512, media, ..NamespaceOptions::default() }];
     let file = Options { namespaces, ..small() };
     let through = Options { volatile_write_cache: false, ..small() };
     (place, vec![small(), file, through])
@@ -159,6 +160,7 @@ fn a_null_medium_answers_and_still_checks_memory() {
     let namespaces = vec![NamespaceOptions {
         lba_size: LbaSize::B4096,
         media: MediaOptions::Null { bytes: 1 << 50 },
+        metadata: None,
     }];
     let (host, _admin, mut queue) = Host::with_queue(Options { namespaces, ..small() });
     let memory = host.memory(4096);
@@ -203,7 +205,8 @@ fn a_file_that_was_cut_short_is_a_medium_that_fails_and_not_zeroes() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("disk");
     let media = MediaOptions::File { path: path.clone(), bytes: Some(1 << 20) };
-    let namespaces = vec![NamespaceOptions { lba_size: LbaSize::B512, media }];
+    let namespaces =
+        vec![NamespaceOptions { lba_size: LbaSize::B512, media, ..NamespaceOptions::default() }];
     let (host, _admin, mut queue) = Host::with_queue(Options { namespaces, ..small() });
     let memory = host.memory(4096);
     fill(&memory, 5);

@@ -9,5 +9,6 @@ mod host;
 mod hostile;
 mod io;
 mod memory;
+mod metadata;
 mod queues;
 mod registers;

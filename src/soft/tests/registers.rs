@@ -151,8 +151,11 @@ fn options_outside_their_limits_are_refused_with_numbers() {
     let refused = text(Options { mdts: Some(5000), ..small() });
     assert_eq!(refused, "mdts is 5000 bytes, not a power of two of at least 8192");
     let media = MediaOptions::Ram { bytes: 1 << 20 };
-    let namespaces =
-        vec![NamespaceOptions { lba_size: LbaSize::from_bytes(65_536).unwrap(), media }];
+    let namespaces = vec![NamespaceOptions {
+        lba_size: LbaSize::from_bytes(65_536).unwrap(),
+        media,
+        ..NamespaceOptions::default()
+    }];
     let refused = text(Options { mdts: Some(8192), namespaces, ..small() });
     assert_eq!(refused, "mdts is 8192, outside 65536..=4294967295");
     let refused = text(Options { shadow_doorbells: true, max_queues: 32, ..small() });
@@ -162,7 +165,8 @@ fn options_outside_their_limits_are_refused_with_numbers() {
 
 fn on_file(path: &std::path::Path, bytes: Option<u64>) -> Options {
     let media = MediaOptions::File { path: path.into(), bytes };
-    let namespaces = vec![NamespaceOptions { lba_size: LbaSize::B512, media }];
+    let namespaces =
+        vec![NamespaceOptions { lba_size: LbaSize::B512, media, ..NamespaceOptions::default() }];
     Options { namespaces, ..Options::default() }
 }
 

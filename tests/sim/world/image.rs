@@ -61,7 +61,7 @@ impl Bench {
     ) -> Arc<dyn BlockDevice> {
         let media = MediaOptions::Disk(Arc::clone(disk));
         let options = soft::Options {
-            namespaces: vec![NamespaceOptions { lba_size: disk.lba_size(), media }],
+            namespaces: vec![NamespaceOptions { lba_size: disk.lba_size(), media, metadata: None }],
             max_queue_entries: 64,
             max_queues: 8,
             volatile_write_cache: drive.cache,
