@@ -207,6 +207,38 @@ impl Payload {
         (0..self.count()).map(|index| self.run(index).len).sum()
     }
 
+    /// Copies the bytes from `offset` on out: for whoever looks at what a device has written.
+    ///
+    /// # Panics
+    ///
+    /// If they do not lie within the payload.
+    pub fn copy_out(&self, offset: u64, to: &mut [u8]) {
+        let (mut skip, mut rest) = (offset, to);
+        for index in 0..self.count() {
+            let len = self.run(index).len;
+            let skipped = skip.min(len);
+            skip -= skipped;
+            let here = (len - skipped).min(rest.len() as u64) as usize;
+            let (now, later) = rest.split_at_mut(here);
+            if here > 0 {
+                self.copy_out_of(index, skipped as usize, now);
+            }
+            rest = later;
+        }
+        assert!(rest.is_empty(), "{} bytes past the end of a payload", rest.len());
+    }
+
+    fn copy_out_of(&self, index: usize, at: usize, to: &mut [u8]) {
+        let of_buffer =
+            |buffer: &DmaBuf, to: &mut [u8]| to.copy_from_slice(&buffer[at..][..to.len()]);
+        match self {
+            Self::One(buffer) => of_buffer(buffer, to),
+            Self::List(buffers) => of_buffer(&buffers[index], to),
+            Self::Part(piece) => piece.copy_out(at, to),
+            Self::Parts(pieces) => pieces[index].copy_out(at, to),
+        }
+    }
+
     /// Says whether there is no byte in it.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -107,13 +107,17 @@ impl Loan {
 }
 
 fn check(buffer: &DmaBuf, offset: usize, len: usize) {
-    let within = offset.checked_add(len).is_some_and(|end| end <= buffer.len());
-    assert!(within, "{len} bytes at {offset} of a buffer of {}", buffer.len());
+    check_within(buffer.len(), offset, len);
+}
+
+fn check_within(whole: usize, offset: usize, len: usize) {
+    let within = offset.checked_add(len).is_some_and(|end| end <= whole);
+    assert!(within, "{len} bytes at {offset} of a buffer of {whole}");
 }
 
 /// A piece of a loan: memory that one command uses, contiguous for the device.
 ///
-/// It shows no bytes. Dropping it is giving it back.
+/// It shows no bytes, and copies them out where somebody has to look. Dropping it is giving it back.
 #[derive(Debug)]
 pub struct DmaPiece {
     iova: Iova,
@@ -147,6 +151,29 @@ impl DmaPiece {
     #[inline]
     pub fn access(&self) -> Access {
         self.access
+    }
+
+    /// Copies bytes out, from byte `offset` of the piece on.
+    ///
+    /// No command of the piece's own may be on its way: what it writes meanwhile is seen in part.
+    ///
+    /// # Panics
+    ///
+    /// If the bytes do not lie within the piece.
+    pub fn copy_out(&self, offset: usize, to: &mut [u8]) {
+        check_within(self.len as usize, offset, to.len());
+        let start = self.iova.0 + offset as u64;
+        let place = |buffer: &DmaBuf| start.checked_sub(buffer.iova().0);
+        let holds = |buffer: &&DmaBuf| place(buffer).is_some_and(|at| at < buffer.len() as u64);
+        let buffer =
+            self.keep.iter().find(holds).expect("a piece lies within a buffer of its loan");
+        let at = (start - buffer.iova().0) as usize;
+        check(buffer, at, to.len());
+        // SAFETY: `check` has found `at` within the buffer.
+        let from = unsafe { buffer.as_shared_ptr().add(at) };
+        // SAFETY: the bytes lie within the buffer (`check`), which `keep` holds, and `to` is exclusive memory
+        // elsewhere. No reference to the buffer exists: a loan shows its buffers to nobody.
+        unsafe { from.as_ptr().copy_to_nonoverlapping(to.as_mut_ptr(), to.len()) };
     }
 
     /// Takes in the piece that follows in the same memory; gives it back if it does not.
@@ -217,6 +244,24 @@ mod tests {
         assert_eq!(domain.usage().1, 4096);
         drop(piece);
         assert_eq!(domain.usage().1, 0);
+    }
+
+    #[test]
+    fn a_piece_copies_out_what_is_at_its_place() {
+        let mut loan = loan(4096);
+        loan.zero(0, 1000, 10);
+        let mut bytes = [1; 20];
+        loan.piece(0, 512, 1024).copy_out(483, &mut bytes);
+        assert_eq!(bytes[..5], [7; 5]);
+        assert_eq!(bytes[5..15], [0; 10]);
+        assert_eq!(bytes[15..], [7; 5]);
+        assert!(loan.take().is_some());
+    }
+
+    #[test]
+    #[should_panic(expected = "2 bytes at 511 of a buffer of 512")]
+    fn a_piece_copies_out_nothing_beyond_its_end() {
+        loan(4096).piece(0, 0, 512).copy_out(511, &mut [0; 2]);
     }
 
     #[test]

@@ -178,6 +178,46 @@ const _: () = {
     assert!(offset_of!(IdentifyNvmController, dmsl) == 8);
 };
 
+/// What the NVM command set adds to a namespace (NVM 4.1.5.3, CNS 05h, CSI 00h).
+#[repr(C)]
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct IdentifyNvmNamespace {
+    /// Bytes 7:0, LBSTM: mask of the storage tag.
+    pub lbstm: U64,
+    /// Byte 8, PIC: what protection information there can be with storage tags.
+    pub pic: u8,
+    _reserved_9: [u8; 3],
+    /// Bytes 267:12, ELBAF0 to ELBAF63: what the LBA formats have besides, [`ExtendedLbaFormat`].
+    pub elbaf: [U32; 64],
+    _reserved_268: [u8; 3828],
+}
+
+const _: () = {
+    assert!(size_of::<IdentifyNvmNamespace>() == 4096);
+    assert!(offset_of!(IdentifyNvmNamespace, elbaf) == 12);
+};
+
+impl IdentifyNvmNamespace {
+    /// Returns what format `index`, 0 to 63, has besides.
+    pub const fn elbaf(&self, index: usize) -> ExtendedLbaFormat {
+        ExtendedLbaFormat::from_bits(self.elbaf[index].get())
+    }
+}
+
+/// What an LBA format has besides (NVM Figure 101).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct ExtendedLbaFormat {
+    /// STS: bits of the storage tag.
+    #[bits(7)]
+    pub sts: u8,
+    /// PIF: the guard; 0 is 16 bits, 1 is 32, 2 is 64.
+    #[bits(2)]
+    pub pif: u8,
+    #[bits(23)]
+    __: u32,
+}
+
 #[cfg(test)]
 mod tests {
     use zerocopy::FromZeros;

@@ -301,6 +301,11 @@ impl IdentifyController {
         Fna::from_bits(self.fna)
     }
 
+    /// Says whether LBA formats may have guards of more than 16 bits, and storage tags (CTRATT bit 15, ELBAS).
+    pub const fn has_extended_formats(&self) -> bool {
+        self.ctratt.get() & 1 << 15 != 0
+    }
+
     /// Returns VWC.
     pub const fn vwc(&self) -> Vwc {
         Vwc::from_bits(self.vwc)
