@@ -13,8 +13,10 @@ use std::sync::Arc;
 
 use crate::block::{BlockDevice, BlockError, ErrorKind};
 use crate::dma::{Domain, DomainOptions};
-use crate::nvme::{self, Controller};
-use crate::soft::{self, Execution, MediaOptions, NamespaceOptions, SoftError};
+use crate::nvme::{self, Controller, MetadataUse};
+use crate::soft::{
+    self, Execution, MediaOptions, MetadataOptions, NamespaceOptions, ProtectionOptions, SoftError,
+};
 use crate::transport::vfio::VfioError;
 use crate::units::{LbaSize, NamespaceId};
 
@@ -132,7 +134,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Says whether the request was wrong, and not the device.
+    /// Says whether the request was wrong, and not the device: what was asked of it can never be.
     pub fn is_usage(&self) -> bool {
         match self {
             Self::Address { .. } | Self::Embedded { .. } => true,
@@ -224,18 +226,24 @@ struct Built {
     count: u32,
     number: u32,
     driver: nvme::Options,
+    /// What blocks have beside them: bytes, inline or not, the type of protection, at the first bytes or not.
+    ms: u16,
+    mset: bool,
+    pi: u8,
+    pil: bool,
 }
 
 /// The keys that an address may have.
-const KEYS: &str =
-    "size lba ns namespaces mdts noiob awupf sgl shadow queues entries thread vwc max_transfer";
+const KEYS: &str = "size lba ns namespaces mdts noiob awupf sgl shadow queues entries thread vwc max_transfer \
+     ms mset pi pil metadata apptag";
 
 impl Built {
     fn new(media: MediaOptions) -> Self {
         let options = soft::Options::default();
         let driver = nvme::Options { queues: options.max_queues, ..nvme::Options::default() };
         let namespace = NamespaceOptions { media, ..NamespaceOptions::default() };
-        Self { options, namespace, count: 1, number: 1, driver }
+        let (ms, mset, pi, pil) = (0, false, 0, false);
+        Self { options, namespace, count: 1, number: 1, driver, ms, mset, pi, pil }
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
@@ -261,6 +269,13 @@ impl Built {
                 options.max_queues = u16::try_from(count).expect("the bound is small");
                 self.driver.queues = options.max_queues;
             }
+            "ms" => self.ms = small(key, value, 4096)?,
+            "mset" => self.mset = boolean(key, value)?,
+            "pi" => self.pi = small(key, value, 3)?,
+            "pil" => self.pil = boolean(key, value)?,
+            "metadata" => self.driver.metadata = metadata_use(value)?,
+            // All ones would turn every check off.
+            "apptag" => self.driver.application_tag = small(key, value, 0xfffe)?,
             "max_transfer" => self.driver.transfer_max = Some(parse_size(value)?),
             "thread" => {
                 let thread = boolean(key, value)?;
@@ -269,6 +284,19 @@ impl Built {
             other => return Err(format!("unknown option {other}, known are {KEYS}")),
         }
         Ok(())
+    }
+
+    /// Returns what blocks have beside them.
+    fn metadata(&self) -> Result<Option<MetadataOptions>, String> {
+        let Self { ms, mset, pi, pil, .. } = *self;
+        if ms == 0 && (pi != 0 || mset || pil) {
+            return Err("pi=, mset= and pil= are about metadata: add ms=8".into());
+        }
+        if pi != 0 && ms < 8 {
+            return Err(format!("pi={pi} takes 8 bytes of metadata, and ms={ms}"));
+        }
+        let protection = (pi != 0).then_some(ProtectionOptions { kind: pi, first: pil });
+        Ok((ms != 0).then_some(MetadataOptions { bytes: ms, inline: mset, protection }))
     }
 
     fn finish(mut self) -> Result<Address, String> {
@@ -292,9 +320,25 @@ impl Built {
         if self.options.shadow_doorbells {
             self.options.doorbell_stride = 0;
         }
+        self.namespace.metadata = self.metadata()?;
         self.options.namespaces = vec![self.namespace; count as usize];
         let namespace = NamespaceId(number);
         Ok(Address { options: self.options, namespace, driver: self.driver })
+    }
+}
+
+/// Reads a number from 0 to a small one.
+fn small<N: TryFrom<u32>>(key: &str, value: &str, most: u32) -> Result<N, String> {
+    let parsed = number(key, value, 0, most)?;
+    N::try_from(parsed).map_err(|_| format!("{key}={value} is not a number from 0 to {most}"))
+}
+
+fn metadata_use(value: &str) -> Result<MetadataUse, String> {
+    match value {
+        "device" => Ok(MetadataUse::Device),
+        "check" => Ok(MetadataUse::Check),
+        "ignore" => Ok(MetadataUse::Ignore),
+        _ => Err(format!("metadata={value} is none of device, check, ignore")),
     }
 }
 

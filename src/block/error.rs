@@ -39,6 +39,8 @@ pub enum ErrorKind {
     Exists,
     /// Data that fails its own checks.
     Corrupt,
+    /// Data that its protection information does not fit.
+    Protection,
     /// The device does not offer the operation.
     Unsupported,
     /// An earlier failure made the queue or device unusable until it is reopened.
@@ -185,6 +187,36 @@ pub enum Cause {
         /// What does not add up.
         what: Cow<'static, str>,
     },
+    /// A block and its protection information do not fit, found after it was read.
+    #[error(
+        "block {lba} failed the check of its {check}: {expected:#x} was expected, {found:#x} found"
+    )]
+    Protection {
+        /// The block.
+        lba: Lba,
+        /// `guard`, `application tag` or `reference tag`.
+        check: &'static str,
+        /// What it should be.
+        expected: u32,
+        /// What it is.
+        found: u32,
+    },
+    /// A block and its protection information do not fit, found by the device.
+    #[error("a block failed the device's check of its {check}, within {blocks} blocks from {lba}")]
+    Unprotected {
+        /// First block of the command.
+        lba: Lba,
+        /// Blocks of that command.
+        blocks: BlockCount,
+        /// `guard`, `application tag` or `reference tag`.
+        check: &'static str,
+    },
+    /// The device is formatted so that it cannot be used as it was asked to be.
+    #[error("{what}")]
+    Format {
+        /// What it is and what to do about it.
+        what: Cow<'static, str>,
+    },
     /// The device does not offer it.
     #[error("the device does not support {what}")]
     Unsupported {
@@ -231,7 +263,8 @@ impl Cause {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Exists { .. } => ErrorKind::Exists,
             Self::Corrupt { .. } | Self::Mapping { .. } => ErrorKind::Corrupt,
-            Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::Protection { .. } | Self::Unprotected { .. } => ErrorKind::Protection,
+            Self::Unsupported { .. } | Self::Format { .. } => ErrorKind::Unsupported,
             Self::Poisoned { .. } | Self::Abandoned { .. } => ErrorKind::Poisoned,
             Self::Busy { .. } => ErrorKind::Busy,
             Self::Protocol { .. } => ErrorKind::Protocol,
@@ -312,7 +345,7 @@ impl BlockError {
         match self.kind() {
             ErrorKind::OutOfRange | ErrorKind::Misaligned | ErrorKind::Invalid => libc::EINVAL,
             ErrorKind::Media => libc::ENODATA,
-            ErrorKind::Miscompare => libc::EILSEQ,
+            ErrorKind::Miscompare | ErrorKind::Protection => libc::EILSEQ,
             ErrorKind::Timeout => libc::ETIMEDOUT,
             ErrorKind::DeviceGone => libc::ENODEV,
             ErrorKind::NoSpace => libc::ENOSPC,

@@ -1,6 +1,7 @@
 //! What a device looks like to those who send it requests: sizes, limits, abilities.
 #![forbid(unsafe_code)]
 
+use super::Metadata;
 use crate::units::{BlockCount, ByteLen, LbaSize};
 
 /// The shape and the limits of a block device.
@@ -23,6 +24,8 @@ pub struct Geometry {
     pub volatile_write_cache: bool,
     /// What the device can do beside reading and writing.
     pub operations: Operations,
+    /// What is kept beside each block and what is done with it; `None` where blocks have nothing beside them.
+    pub metadata: Option<Metadata>,
     /// How memory has to be cut for one command.
     pub segments: SegmentRules,
 }

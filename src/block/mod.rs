@@ -24,6 +24,7 @@ mod device;
 mod error;
 mod geometry;
 mod map;
+mod metadata;
 mod queue;
 mod request;
 mod runs;
@@ -36,6 +37,7 @@ pub use map::{
     Begun, Committed, Durability, End, Extent, Identity, Intent, MapBlocks, Mapping, Mark, Reach,
     UNIT_BLOCKS_MAX,
 };
+pub use metadata::{Checked, Metadata, MetadataPlace, Protection, ProtectionKind};
 pub use queue::{Completion, Counters, IoQueue, Rejected};
 pub use request::{Operation, Payload, Request};
 pub use runs::{Fit, Run, merged, runs};

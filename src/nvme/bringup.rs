@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Disabling -> Enabling -> IdentifyController -> [IdentifyNvm] -> NumberOfQueues -> [Shadow]
-//!      -> Events -> ActiveNamespaces -> Namespace(1..n) -> ready
+//!      -> Events -> ActiveNamespaces -> (Namespace -> [NamespaceFormats])(1..n) -> ready
 //! ```
 //!
 //! Each state has a deadline; an error names the state and writes the registers down. Several controllers
@@ -21,8 +21,9 @@ use super::admin::{Admin, no_memory, violation};
 use super::bell::ShadowBuffers;
 use super::connection::Connection;
 use super::controller::{Controller, ControllerParts};
-use super::identity::ControllerLimits;
+use super::identity::{ControllerLimits, FoundNamespace};
 use super::memory::PAGE;
+use super::tagging::MetadataUse;
 use super::{status, wait};
 use crate::block::{BlockError, Cause};
 use crate::dma::{Access, Domain, Window};
@@ -31,6 +32,7 @@ use crate::spec::completion::Completion;
 use crate::spec::feature::{FeatureId, NumberOfQueues};
 use crate::spec::identify::{
     ActiveNamespaceList, IdentifyController, IdentifyNamespace, IdentifyNvmController,
+    IdentifyNvmNamespace,
 };
 use crate::spec::registers::{Configuration, IOCQES_NVM, IOSQES_NVM, Version};
 use crate::transport::Transport;
@@ -49,6 +51,11 @@ pub struct Options {
     pub sgl: bool,
     /// The most bytes of one command, where that is less than what the controller takes.
     pub transfer_max: Option<u64>,
+    /// What is done with metadata that blocks have beside them.
+    pub metadata: MetadataUse,
+    /// The application tag of protection information that is written, and expected where it is checked here;
+    /// not 0xffff, which turns every check off.
+    pub application_tag: u16,
 }
 
 impl Default for Options {
@@ -60,6 +67,8 @@ impl Default for Options {
             shadow_doorbells: true,
             sgl: true,
             transfer_max: None,
+            metadata: MetadataUse::default(),
+            application_tag: 0,
         }
     }
 }
@@ -77,6 +86,7 @@ enum State {
     Shadow,
     ActiveNamespaces,
     Namespace(NamespaceId),
+    NamespaceFormats(NamespaceId),
 }
 
 impl fmt::Display for State {
@@ -90,6 +100,9 @@ impl fmt::Display for State {
             Self::Shadow => f.write_str("Doorbell Buffer Config"),
             Self::ActiveNamespaces => f.write_str("Identify Active Namespaces"),
             Self::Namespace(nsid) => write!(f, "Identify Namespace {nsid}"),
+            Self::NamespaceFormats(nsid) => {
+                write!(f, "Identify I/O Command Set specific Namespace {nsid}")
+            }
         }
     }
 }
@@ -117,7 +130,7 @@ struct Found {
     queues: u16,
     shadow: Option<ShadowBuffers>,
     to_identify: VecDeque<NamespaceId>,
-    namespaces: Vec<(NamespaceId, Box<IdentifyNamespace>)>,
+    namespaces: Vec<FoundNamespace>,
 }
 
 /// Where a bring-up is.
@@ -258,6 +271,7 @@ impl BringUp {
             }
             State::ActiveNamespaces => return self.namespaces_listed(),
             State::Namespace(nsid) => return self.namespace_identified(nsid),
+            State::NamespaceFormats(_) => return self.formats_identified(),
             State::Disabling | State::Enabling => {}
         }
         Ok(None)
@@ -295,6 +309,7 @@ impl BringUp {
         if let Some(bytes) = self.options.transfer_max {
             limits.keep_below(bytes);
         }
+        limits.use_metadata(self.options.metadata, self.options.application_tag);
         found.limits = Some(limits);
         let wanted = self.options.queues.max(1) - 1;
         let value = NumberOfQueues::new().with_submission(wanted).with_completion(wanted);
@@ -372,7 +387,22 @@ impl BringUp {
         let mut bytes = [0; PAGE as usize];
         self.scratch.span().read_into(&mut bytes);
         let id = IdentifyNamespace::read_from_bytes(&bytes).expect("a page holds the structure");
-        self.found.namespaces.push((nsid, Box::new(id)));
+        let protected = id.dps().kind() != 0;
+        self.found.namespaces.push(FoundNamespace { nsid, id: Box::new(id), extended: None });
+        if protected && self.found.controller.has_extended_formats() {
+            let cns = Cns::COMMAND_SET_NAMESPACE;
+            self.identify(State::NamespaceFormats(nsid), cns, nsid)?;
+            return Ok(None);
+        }
+        self.identify_next_namespace()
+    }
+
+    fn formats_identified(&mut self) -> Result<Option<Arc<Controller>>, BlockError> {
+        let mut extended = Box::new(IdentifyNvmNamespace::new_zeroed());
+        self.scratch.span().read_into(extended.as_mut_bytes());
+        if let Some(last) = self.found.namespaces.last_mut() {
+            last.extended = Some(extended);
+        }
         self.identify_next_namespace()
     }
 

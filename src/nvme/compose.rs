@@ -27,23 +27,37 @@ impl Composed {
 }
 
 /// Makes the command of a piece; `None` when it needs a list page and none is left.
+///
+/// `TAGGED` says whether blocks have metadata, so that those without do not pay for it; `metadata` is where the device
+/// finds or leaves that of the piece, 0 where none travels.
 #[inline(always)]
-pub(super) fn compose(
+pub(super) fn compose<const TAGGED: bool>(
     limits: &Limits,
     lists: &mut Lists,
     operation: &Operation,
     piece: Piece,
+    metadata: u64,
 ) -> Option<Composed> {
-    let command = |opcode: NvmOpcode, fua: bool| io_command(limits, opcode, piece, fua);
+    let with_data = |mut command: Command, lists: &mut Lists, payload: &Payload| {
+        if TAGGED && limits.rules == Rules::Interleaved {
+            return with_metadata_inline(command, limits, lists, (payload, piece), metadata);
+        }
+        command.mptr = metadata;
+        with_data(command, limits, lists, payload, piece)
+    };
+    let command = |opcode: NvmOpcode, fua: bool| {
+        let command = io_command(limits, opcode, piece, fua);
+        if TAGGED { tagged(limits, command) } else { command }
+    };
     match operation {
         Operation::Read { payload, .. } => {
-            with_data(command(NvmOpcode::READ, false), limits, lists, payload, piece)
+            with_data(command(NvmOpcode::READ, false), lists, payload)
         }
         Operation::Write { payload, fua, .. } => {
-            with_data(command(NvmOpcode::WRITE, *fua), limits, lists, payload, piece)
+            with_data(command(NvmOpcode::WRITE, *fua), lists, payload)
         }
         Operation::Compare { payload, .. } => {
-            with_data(command(NvmOpcode::COMPARE, false), limits, lists, payload, piece)
+            with_data(command(NvmOpcode::COMPARE, false), lists, payload)
         }
         Operation::WriteZeroes { fua, .. } => {
             Some(Composed::alone(command(NvmOpcode::WRITE_ZEROES, *fua)))
@@ -71,6 +85,11 @@ fn io_command(limits: &Limits, opcode: NvmOpcode, piece: Piece, fua: bool) -> Co
         ..Command::default()
     };
     command.with_slba(piece.lba.0)
+}
+
+/// Adds what is said of metadata.
+fn tagged(limits: &Limits, command: Command) -> Command {
+    limits.tagging.map_or(command, |tagging| tagging.dress(command))
 }
 
 /// The wire form of a count that `Limits::cut` has kept between 1 and 65536.
@@ -110,7 +129,7 @@ fn with_list(
 ) -> Option<Composed> {
     match rules {
         Rules::Prp => with_prps(command, lists, runs(payload, offset, len)),
-        Rules::Sgl => with_sgl(command, lists, runs(payload, offset, len)),
+        Rules::Sgl | Rules::Interleaved => with_sgl(command, lists, runs(payload, offset, len)),
     }
 }
 
@@ -172,6 +191,24 @@ fn with_sgl(
     Some(Composed { command, list: Some(list) })
 }
 
+/// Points to data and metadata in turn, block by block.
+#[inline(never)]
+fn with_metadata_inline(
+    command: Command,
+    limits: &Limits,
+    lists: &mut Lists,
+    (payload, piece): (&Payload, Piece),
+    metadata: u64,
+) -> Option<Composed> {
+    let block = u64::from(limits.lba_size.bytes());
+    let bytes = limits.tagging.map_or(0, |tagging| u64::from(tagging.metadata.bytes));
+    let each = |index: u64| {
+        let data = runs(payload, (piece.skipped + index) * block, block);
+        data.chain(core::iter::once(Run { iova: metadata + index * bytes, len: bytes }))
+    };
+    with_sgl(command, lists, (0..piece.blocks).flat_map(each))
+}
+
 /// Dataset Management with one range, which lies in the list page.
 fn deallocate(limits: &Limits, lists: &mut Lists, piece: Piece) -> Option<Composed> {
     let blocks = u32::try_from(piece.blocks).expect("a range was cut to 32 bits");
@@ -194,15 +231,19 @@ fn deallocate(limits: &Limits, lists: &mut Lists, piece: Piece) -> Option<Compos
 fn copy(limits: &Limits, lists: &mut Lists, source: u64, piece: Piece) -> Option<Composed> {
     let (list, page) = lists.take()?;
     let slba = source + piece.skipped;
-    let range = CopyRange { slba, nlb: zero_based(piece.blocks), ..CopyRange::default() };
-    let words: [u64; 4] = zerocopy::transmute!(range);
-    words.into_iter().enumerate().for_each(|(index, word)| page.store(index, word));
-    let command = Command {
+    let mut range = CopyRange { slba, nlb: zero_based(piece.blocks), ..CopyRange::default() };
+    let mut command = Command {
         opcode: NvmOpcode::COPY.0,
         nsid: limits.nsid.0,
         dptr: [page.iova(), 0],
         cdw12: CopyDword12::new().with_nr(0).into_bits(),
         ..Command::default()
-    };
-    Some(Composed { command: command.with_slba(piece.lba.0), list: Some(list) })
+    }
+    .with_slba(piece.lba.0);
+    if let Some(tagging) = &limits.tagging {
+        (command, range) = tagging.dress_copy(command, range);
+    }
+    let words: [u64; 4] = zerocopy::transmute!(range);
+    words.into_iter().enumerate().for_each(|(index, word)| page.store(index, word));
+    Some(Composed { command, list: Some(list) })
 }

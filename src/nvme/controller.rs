@@ -12,7 +12,7 @@ use super::admin::{self, Admin, no_memory, violation};
 use super::bell::{Bell, ShadowBuffers};
 use super::connection::Connection;
 use super::deadline::Deadlines;
-use super::identity::{ControllerLimits, NamespaceIdentity};
+use super::identity::{ControllerLimits, FoundNamespace, NamespaceIdentity};
 use super::limits::Limits;
 use super::lists::Lists;
 use super::namespace::Namespace;
@@ -21,6 +21,7 @@ use super::registers::Registers;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::slots::Slots;
 use super::status;
+use super::tags::Tags;
 use super::wait::Wait;
 use crate::block::{BlockError, Cause, IoQueue, QueueOptions};
 use crate::dma::Domain;
@@ -55,8 +56,9 @@ struct Identified {
 }
 
 impl Identified {
-    fn new(nsid: NamespaceId, id: Box<IdentifyNamespace>, limits: &ControllerLimits) -> Self {
-        let identity = NamespaceIdentity::parse(nsid, &id, limits);
+    fn new(found: FoundNamespace, limits: &ControllerLimits) -> Self {
+        let FoundNamespace { nsid, id, extended } = found;
+        let identity = NamespaceIdentity::parse(nsid, &id, extended.as_deref(), limits);
         Self { nsid, id: id.into(), identity }
     }
 }
@@ -68,7 +70,7 @@ pub(super) struct ControllerParts {
     pub(super) domain: Arc<Domain>,
     pub(super) identify: Box<IdentifyController>,
     pub(super) limits: ControllerLimits,
-    pub(super) namespaces: Vec<(NamespaceId, Box<IdentifyNamespace>)>,
+    pub(super) namespaces: Vec<FoundNamespace>,
     pub(super) queues: u16,
     pub(super) shadow: Option<ShadowBuffers>,
     pub(super) admin_timeout: Duration,
@@ -129,7 +131,7 @@ impl Controller {
     pub(super) fn assemble(parts: ControllerParts) -> Arc<Self> {
         let ControllerParts { connection, admin, domain, identify, limits, .. } = parts;
         let namespaces = parts.namespaces.into_iter();
-        let namespaces = namespaces.map(|(nsid, id)| Identified::new(nsid, id, &limits)).collect();
+        let namespaces = namespaces.map(|found| Identified::new(found, &limits)).collect();
         let taken = vec![false; usize::from(parts.queues)];
         let controller = Arc::new(Self {
             health: AtomicU8::new(Health::Live as u8),
@@ -184,7 +186,7 @@ impl Controller {
                     let (identity, id) = (identity.clone(), Arc::clone(&one.id));
                     Ok(Namespace::new(Arc::clone(self), identity, id, address))
                 }
-                Err(error) => Err(Cause::Unsupported { what: error.to_string().into() }.into()),
+                Err(error) => Err(error.again()),
             }
         })
     }
@@ -198,8 +200,8 @@ impl Controller {
         let mut result = Ok(());
         for (nsid, old) in self.namespaces().into_iter().filter(|(nsid, _)| changed(*nsid)) {
             let fresh = match self.identify_namespace(nsid) {
-                Ok(id) if has_same_blocks(&old, &id) => continue,
-                Ok(id) => Identified::new(nsid, id, &self.limits),
+                Ok(found) if has_same_blocks(&old, &found.id) => continue,
+                Ok(found) => Identified::new(found, &self.limits),
                 // Nobody knows its blocks: it is out of use, whoever has it.
                 Err(error) => {
                     let identity = Err(error.again());
@@ -352,6 +354,7 @@ impl Controller {
         let entries = options.depth + 1;
         let ((sq, sq_at), (cq, cq_at)) = admin::rings(&self.domain, entries).map_err(no_memory)?;
         let lists = Lists::new(&self.domain, slots).map_err(no_memory)?;
+        let tags = Tags::new(&self.domain, limits, slots).map_err(no_memory)?;
         let bells = (self.bell(id, false)?, self.bell(id, true)?);
         self.create_completion_queue(id, entries, cq_at.0)?;
         if let Err(error) = self.create_submission_queue(id, entries, sq_at.0) {
@@ -365,6 +368,7 @@ impl Controller {
             slots: Slots::new(slots),
             lists,
             limits: limits.clone(),
+            tags,
             deadlines: Deadlines::new(options.timeout),
             pump: self.transport.pump(id),
         };

@@ -6,8 +6,11 @@
 
 use super::limits::{Limits, command_blocks, transfer_blocks};
 use super::memory::{PAGE, Rules};
+use super::tagging::{INLINE_BLOCKS_MAX, METADATA_BYTES_MAX, MetadataUse, Tagging};
 use crate::block::{BlockError, Cause, Geometry, Operations};
-use crate::spec::identify::{IdentifyController, IdentifyNamespace, IdentifyNvmController};
+use crate::spec::identify::{
+    IdentifyController, IdentifyNamespace, IdentifyNvmController, IdentifyNvmNamespace,
+};
 use crate::units::{BlockCount, ByteLen, LbaSize, NamespaceId};
 
 /// What holds for every namespace of a controller.
@@ -26,6 +29,8 @@ pub(super) struct ControllerLimits {
     volatile_write_cache: bool,
     rules: Rules,
     operations: Operations,
+    /// What is to be done with metadata, and the application tag of what is written.
+    metadata: (MetadataUse, u16),
 }
 
 /// SGLs with any alignment, and with that of a dword (Base Figure 275, SGLS bits 1:0).
@@ -55,7 +60,13 @@ impl ControllerLimits {
                 write_uncorrectable: oncs.write_uncorrectable(),
                 fua: true,
             },
+            metadata: (MetadataUse::Hidden, 0),
         }
+    }
+
+    /// Says what is to be done with metadata.
+    pub(super) fn use_metadata(&mut self, how: MetadataUse, application_tag: u16) {
+        self.metadata = (how, application_tag);
     }
 
     /// Keeps to PRPs, although the controller offers SGLs.
@@ -86,6 +97,14 @@ pub(super) struct NamespaceIdentity {
     pub(super) limits: Limits,
 }
 
+/// A namespace as it was identified.
+pub(super) struct FoundNamespace {
+    pub(super) nsid: NamespaceId,
+    pub(super) id: Box<IdentifyNamespace>,
+    /// What its formats have besides, where the controller's can have that and the namespace is protected.
+    pub(super) extended: Option<Box<IdentifyNvmNamespace>>,
+}
+
 impl NamespaceIdentity {
     /// Reads a namespace's structure.
     ///
@@ -95,9 +114,11 @@ impl NamespaceIdentity {
     pub(super) fn parse(
         nsid: NamespaceId,
         id: &IdentifyNamespace,
+        extended: Option<&IdentifyNvmNamespace>,
         controller: &ControllerLimits,
     ) -> Result<Self, BlockError> {
         let lba_size = lba_size(nsid, id)?;
+        let tagging = Tagging::parse(nsid, id, extended, controller.metadata, controller.rules)?;
         let blocks = BlockCount(id.nsze.get());
         if blocks.0 == 0 {
             let what = format!("namespace {nsid} has no blocks").into();
@@ -107,13 +128,13 @@ impl NamespaceIdentity {
             let what = format!("namespace {nsid} of {blocks} blocks of {lba_size}").into();
             return Err(Cause::Protocol { what }.into());
         }
-        if transfer_blocks(controller.transfer_bytes, lba_size) == 0 {
+        if tagged_blocks(controller, lba_size, tagging) == 0 {
             let most = controller.transfer_bytes.unwrap_or(u64::MAX);
             let what =
                 format!("namespace {nsid} with blocks of {lba_size}, above {most} B a command");
             return Err(Cause::Unsupported { what: what.into() }.into());
         }
-        let limits = limits(nsid, id, lba_size, blocks, controller);
+        let limits = limits(nsid, id, (lba_size, blocks, tagging), controller);
         let geometry = geometry(id, controller, &limits);
         Ok(Self { geometry, limits })
     }
@@ -121,34 +142,44 @@ impl NamespaceIdentity {
 
 fn lba_size(nsid: NamespaceId, id: &IdentifyNamespace) -> Result<LbaSize, BlockError> {
     let format = id.lba_format();
-    if format.ms.get() != 0 {
-        let what = format!("namespace {nsid} with {} bytes of metadata", format.ms.get()).into();
-        return Err(Cause::Unsupported { what }.into());
-    }
     format.lba_size().ok_or_else(|| {
         let what = format!("namespace {nsid} with LBADS {}, outside 9..=16", format.lbads).into();
         Cause::Unsupported { what }.into()
     })
 }
 
+/// Returns the blocks of one command that moves data, and metadata where that travels: which is in one page, and
+/// where it is inline is part of the transfer.
+fn tagged_blocks(controller: &ControllerLimits, size: LbaSize, tagging: Option<Tagging>) -> u64 {
+    let blocks = transfer_blocks(controller.transfer_bytes, size);
+    let Some(tagging) = tagging.filter(Tagging::travels) else { return blocks };
+    let blocks = blocks.min(METADATA_BYTES_MAX / u64::from(tagging.metadata.bytes));
+    if !tagging.is_interleaved() {
+        return blocks;
+    }
+    let bytes = controller.transfer_bytes.unwrap_or(u64::MAX);
+    blocks.min(INLINE_BLOCKS_MAX).min(bytes / tagging.block_bytes(size.bytes().into()))
+}
+
 fn limits(
     nsid: NamespaceId,
     id: &IdentifyNamespace,
-    lba_size: LbaSize,
-    capacity: BlockCount,
+    (lba_size, capacity, tagging): (LbaSize, BlockCount, Option<Tagging>),
     controller: &ControllerLimits,
 ) -> Limits {
-    let in_blocks = |bytes: Option<u64>| bytes.map(|bytes| (bytes >> lba_size.shift()).max(1));
+    // Where metadata is inline it counts, whether it is transferred or not.
+    let whole = u64::from(lba_size.bytes()) + inline_bytes(id);
+    let in_blocks = |bytes: Option<u64>| bytes.map(|bytes| (bytes / whole).max(1));
     let copy = nonzero(u64::from(id.mssrl.get())).zip(nonzero(u64::from(id.mcl.get())));
     let copy_max = copy.map(|(range, command)| range.min(command));
-    let transfer_max = transfer_blocks(controller.transfer_bytes, lba_size);
+    let transfer_max = tagged_blocks(controller, lba_size, tagging);
     let deallocate_max = controller.deallocate_blocks.unwrap_or(u64::from(u32::MAX));
     Limits {
         nsid,
         lba_size,
         capacity,
         transfer_max,
-        plain_max: transfer_max.min(capacity.0),
+        plain_max: if tagging.is_some() { 0 } else { transfer_max.min(capacity.0) },
         boundary: u64::from(id.noiob.get()),
         zeroes_max: command_blocks(in_blocks(controller.zeroes_bytes)),
         verify_max: command_blocks(in_blocks(controller.verify_bytes)),
@@ -157,10 +188,19 @@ fn limits(
         deallocate_max,
         operations: Operations {
             copy: controller.operations.copy && copy_max.is_some(),
+            compare: controller.operations.compare && tagging.is_none_or(|one| one.can_compare()),
             ..controller.operations
         },
-        rules: controller.rules,
+        rules: match tagging {
+            Some(tagging) if tagging.is_interleaved() => Rules::Interleaved,
+            _ => controller.rules,
+        },
+        tagging,
     }
+}
+
+fn inline_bytes(id: &IdentifyNamespace) -> u64 {
+    if id.flbas().metadata_inline() { id.lba_format().ms.get().into() } else { 0 }
 }
 
 fn geometry(id: &IdentifyNamespace, controller: &ControllerLimits, limits: &Limits) -> Geometry {
@@ -178,6 +218,7 @@ fn geometry(id: &IdentifyNamespace, controller: &ControllerLimits, limits: &Limi
         atomic_boundary: if id.nabo.get() == 0 { atomic_boundary } else { Some(BlockCount(1)) },
         volatile_write_cache: controller.volatile_write_cache,
         operations: limits.operations,
+        metadata: limits.tagging.map(|tagging| tagging.metadata),
         segments: limits.rules.segments(),
     }
 }
@@ -199,7 +240,8 @@ mod tests {
     }
 
     fn parse(id: &IdentifyNamespace) -> Result<NamespaceIdentity, BlockError> {
-        NamespaceIdentity::parse(NamespaceId(1), id, &ControllerLimits::parse(&controller(), None))
+        let limits = ControllerLimits::parse(&controller(), None);
+        NamespaceIdentity::parse(NamespaceId(1), id, None, &limits)
     }
 
     #[test]
@@ -220,9 +262,6 @@ mod tests {
             let error = parse(&namespace(lbads, 100)).unwrap_err().to_string();
             assert!(error.contains(&format!("LBADS {lbads}")), "{error}");
         }
-        let mut id = namespace(9, 100);
-        id.lbaf[0].ms = 8.into();
-        assert!(parse(&id).unwrap_err().to_string().contains("8 bytes of metadata"));
     }
 
     #[test]
@@ -230,7 +269,8 @@ mod tests {
         let mut id = controller();
         id.mdts = 1;
         let limits = ControllerLimits::parse(&id, None);
-        let parse = |lbads| NamespaceIdentity::parse(NamespaceId(1), &namespace(lbads, 9), &limits);
+        let parse =
+            |lbads| NamespaceIdentity::parse(NamespaceId(1), &namespace(lbads, 9), None, &limits);
         assert_eq!(parse(13).unwrap().geometry.max_transfer, ByteLen(8192));
         assert!(parse(14).unwrap_err().to_string().contains("above 8192 B a command"));
     }

@@ -7,6 +7,7 @@ use zerocopy::FromBytes;
 
 use super::admin::no_memory;
 use super::controller::Controller;
+use super::identity::FoundNamespace;
 use super::memory::PAGE;
 use crate::block::{BlockError, Cause};
 use crate::dma::{Access, Window};
@@ -170,20 +171,29 @@ impl Controller {
     pub(super) fn identify_namespace(
         &self,
         nsid: NamespaceId,
-    ) -> Result<Box<IdentifyNamespace>, BlockError> {
+    ) -> Result<FoundNamespace, BlockError> {
+        let id: IdentifyNamespace = self.identify_page(Cns::NAMESPACE, nsid)?;
+        let extended = match id.dps().kind() != 0 && self.identify().has_extended_formats() {
+            true => Some(Box::new(self.identify_page(Cns::COMMAND_SET_NAMESPACE, nsid)?)),
+            false => None,
+        };
+        Ok(FoundNamespace { nsid, id: Box::new(id), extended })
+    }
+
+    fn identify_page<T: FromBytes>(&self, cns: Cns, nsid: NamespaceId) -> Result<T, BlockError> {
         let window = self.scratch(PAGE as usize)?;
         let command = Command {
             opcode: AdminOpcode::IDENTIFY.0,
             nsid: nsid.0,
             dptr: [window.iova().0, 0],
-            cdw10: IdentifyDword10::new().with_cns(Cns::NAMESPACE.0).into_bits(),
+            cdw10: IdentifyDword10::new().with_cns(cns.0).into_bits(),
             ..Command::default()
         };
         self.execute(command, "Identify Namespace")?;
         let mut bytes = [0; PAGE as usize];
         window.span().read_into(&mut bytes);
-        let id = IdentifyNamespace::read_from_bytes(&bytes).expect("a page holds the structure");
-        Ok(Box::new(id))
+        let (page, _) = T::read_from_prefix(&bytes).expect("a page holds the structure");
+        Ok(page)
     }
 
     /// Makes memory, a page at most, that the controller may write.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::memory::{PAGE, PRP_BYTES_MAX, Rules};
+use super::tagging::Tagging;
 use crate::block::{BlockError, Cause, Operation, Operations, Payload, runs};
 use crate::dma::Access;
 use crate::spec::command::{Command, IoDword12, NvmOpcode};
@@ -21,7 +22,7 @@ pub(super) struct Limits {
     pub(super) capacity: BlockCount,
     /// Blocks of one command that moves data: MDTS and the list page, a multiple of nothing.
     pub(super) transfer_max: u64,
-    /// The same, and no more than there are blocks.
+    /// The same, and no more than there are blocks; 0 where blocks have metadata, since no command is plain then.
     pub(super) plain_max: u64,
     /// Blocks that commands do not cross a multiple of; 0 is none.
     pub(super) boundary: u64,
@@ -33,6 +34,8 @@ pub(super) struct Limits {
     pub(super) deallocate_max: u64,
     pub(super) operations: Operations,
     pub(super) rules: Rules,
+    /// What commands say of metadata, where blocks have any.
+    pub(super) tagging: Option<Tagging>,
 }
 
 /// A part of a request that one command carries out.

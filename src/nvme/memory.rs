@@ -27,6 +27,8 @@ pub(super) enum Rules {
     Prp,
     /// Descriptors: anywhere, a dword at least.
     Sgl,
+    /// Descriptors, and those of each block's metadata among them.
+    Interleaved,
 }
 
 impl Rules {
@@ -41,6 +43,10 @@ impl Rules {
             },
             Self::Sgl => {
                 SegmentRules { alignment, page: None, max_segments: LIST_DESCRIPTORS as u32 }
+            }
+            // Of 256, 64 are metadata's and 64 more may come of the cuts that it makes (`INLINE_BLOCKS_MAX`).
+            Self::Interleaved => {
+                SegmentRules { alignment, page: None, max_segments: LIST_DESCRIPTORS as u32 / 2 }
             }
         }
     }

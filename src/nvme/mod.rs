@@ -6,6 +6,7 @@
 //!                      admin queue              QueuePair (IoQueue, one core)
 //!                                                 limits   what one command may be, where to cut
 //!                                                 compose  command, PRPs, SGLs
+//!                                                 tagging  what is said of metadata, and tags carries it
 //!                                                 slots    who owns what the device may touch
 //!                                                 rings    entries, indices, doorbells
 //! ```
@@ -23,6 +24,7 @@ mod connection;
 mod controller;
 mod deadline;
 mod erase;
+mod guard;
 mod identity;
 mod inspect;
 mod limits;
@@ -35,6 +37,8 @@ mod ring;
 mod slots;
 mod split;
 mod status;
+mod tagging;
+mod tags;
 mod wait;
 
 use std::sync::Arc;
@@ -43,6 +47,7 @@ pub use bringup::{BringUp, Options, Progress};
 pub use controller::Controller;
 pub use inspect::{FeatureQuery, FeatureValue};
 pub use namespace::Namespace;
+pub use tagging::MetadataUse;
 
 use crate::block::BlockError;
 use crate::dma::Domain;

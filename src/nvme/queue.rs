@@ -22,7 +22,8 @@ use super::ring::{CompletionRing, SubmissionRing};
 use super::slots::{ListPage, Owner, SlotIndex, Slots};
 use super::split::{Split, Splits};
 use super::status;
-use crate::block::{Completion, Counters, IoQueue, Rejected, Request};
+use super::tags::Tags;
+use crate::block::{Completion, Counters, IoQueue, Operation, Rejected, Request};
 use crate::spec::command::Command;
 use crate::spec::completion::{Completion as Entry, StatusField};
 use crate::transport::Pump;
@@ -41,6 +42,8 @@ pub(super) struct QueuePair {
     pump: Option<Box<dyn Pump>>,
     lists: Lists,
     splits: Splits,
+    /// Metadata on its way, where it travels.
+    tags: Option<Box<Tags>>,
     id: QueueId,
     /// Why the queue is no longer used, once it is not.
     failed: Option<Reason>,
@@ -56,14 +59,16 @@ pub(super) struct Parts {
     pub(super) slots: Slots<Owner>,
     pub(super) lists: Lists,
     pub(super) limits: Limits,
+    pub(super) tags: Option<Box<Tags>>,
     pub(super) deadlines: Deadlines,
     pub(super) pump: Option<Box<dyn Pump>>,
 }
 
 impl QueuePair {
     pub(super) fn new(parts: Parts, controller: Arc<Controller>) -> Self {
-        let Parts { id, sq, cq, slots, lists, limits, deadlines, pump } = parts;
-        let splits = Splits::new(slots.len());
+        let Parts { id, sq, cq, slots, lists, limits, tags, deadlines, pump } = parts;
+        let all = tags.as_ref().is_some_and(|tags| tags.are_looked_at());
+        let splits = if all { Splits::of_all(slots.len()) } else { Splits::new(slots.len()) };
         Self {
             cq,
             sq,
@@ -74,6 +79,7 @@ impl QueuePair {
             pump,
             lists,
             splits,
+            tags,
             id,
             failed: None,
             controller,
@@ -101,7 +107,30 @@ impl QueuePair {
         if self.limits.cut(&request.operation, piece) != piece.blocks {
             return self.submit_split(request, piece);
         }
-        match compose(&self.limits, &mut self.lists, &request.operation, piece) {
+        if self.limits.tagging.is_some() {
+            return self.submit_tagged(request, piece);
+        }
+        match compose::<false>(&self.limits, &mut self.lists, &request.operation, piece, 0) {
+            Some(Composed { command, list }) => {
+                self.send(command, list, Owner::Request(request));
+                Ok(())
+            }
+            None => Err(self.turn_away(request)),
+        }
+    }
+
+    /// Takes a request that is one command on blocks with metadata.
+    ///
+    /// A read whose metadata is looked at here goes the way of split requests, of one part: there, what has
+    /// come back is looked at before it is handed over, and all others need not ask.
+    #[cold]
+    fn submit_tagged(&mut self, request: Request, piece: Piece) -> Result<(), Rejected> {
+        let is_read = matches!(request.operation, Operation::Read { .. });
+        if is_read && self.tags.as_ref().is_some_and(|tags| tags.are_looked_at()) {
+            return self.submit_in_parts(request, piece);
+        }
+        let Self { limits, lists, slots, tags, .. } = self;
+        match assemble(limits, lists, slots, tags, &request.operation, piece) {
             Some(Composed { command, list }) => {
                 self.send(command, list, Owner::Request(request));
                 Ok(())
@@ -125,10 +154,15 @@ impl QueuePair {
     /// Takes a request that needs several commands and sends as many as there are slots.
     #[cold]
     fn submit_split(&mut self, request: Request, piece: Piece) -> Result<(), Rejected> {
+        self.submit_in_parts(request, piece)?;
+        self.counters.splits += 1;
+        Ok(())
+    }
+
+    fn submit_in_parts(&mut self, request: Request, piece: Piece) -> Result<(), Rejected> {
         if let Err(request) = self.splits.begin(request, piece) {
             return Err(self.turn_away(request));
         }
-        self.counters.splits += 1;
         self.continue_split();
         Ok(())
     }
@@ -139,7 +173,11 @@ impl QueuePair {
             let Some((index, split)) = self.splits.waiting() else { return };
             let piece = next_piece(&self.limits, split);
             let operation = &split.request.operation;
-            let composed = compose(&self.limits, &mut self.lists, operation, piece);
+            let Self { limits, lists, slots, tags, .. } = self;
+            let composed = match limits.tagging {
+                None => compose::<false>(limits, lists, operation, piece, 0),
+                Some(_) => assemble(limits, lists, slots, tags, operation, piece),
+            };
             let Some(Composed { command, list }) = composed else { return };
             self.splits.sent(index, piece.blocks);
             self.send(command, list, Owner::Split(index));
@@ -169,9 +207,13 @@ impl QueuePair {
 
     /// Ends a command of a request that was split.
     #[cold]
-    fn finish_part(&mut self, index: u16, entry: Entry) -> Option<Completion> {
-        let Self { splits, limits, .. } = self;
-        let ended = |request: &Request| status::result(entry.status, request, limits);
+    fn finish_part(&mut self, index: u16, entry: Entry, slot: SlotIndex) -> Option<Completion> {
+        let Self { splits, limits, tags, .. } = self;
+        let ended = |request: &Request| {
+            status::result(entry.status, request, limits)?;
+            let operation = &request.operation;
+            tags.as_mut().map_or(Ok(()), |tags| tags.verify(slot.number(), operation))
+        };
         let Split { request, error, .. } = splits.part_done(index, ended)?;
         Some(Completion { request, result: error.map_or(Ok(()), Err) })
     }
@@ -264,8 +306,8 @@ impl QueuePair {
                     delivered += 1;
                     deliver(request, entry.status, &self.limits, sink);
                 }
-                Owner::Split(index) => {
-                    if let Some(completion) = self.finish_part(index, entry) {
+                Owner::Split(split) => {
+                    if let Some(completion) = self.finish_part(split, entry, index) {
                         delivered += 1;
                         sink(completion);
                     }
@@ -384,6 +426,24 @@ fn deliver_failure(
 ) {
     let result = status::result(status, &request, limits);
     sink(Completion { request, result });
+}
+
+/// Makes the command of a piece, and its metadata, for the slot that is filled next.
+#[cold]
+fn assemble(
+    limits: &Limits,
+    lists: &mut Lists,
+    slots: &Slots<Owner>,
+    tags: &mut Option<Box<Tags>>,
+    operation: &Operation,
+    piece: Piece,
+) -> Option<Composed> {
+    let Some(tags) = tags else { return compose::<true>(limits, lists, operation, piece, 0) };
+    let slot = slots.next()?;
+    let metadata = tags.iova(slot, operation);
+    let composed = compose::<true>(limits, lists, operation, piece, metadata)?;
+    tags.prepare(slot, operation, piece);
+    Some(composed)
 }
 
 /// Returns what the next command of a split request takes.

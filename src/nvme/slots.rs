@@ -67,6 +67,13 @@ pub(super) struct Slots<O> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SlotIndex(u16);
 
+impl SlotIndex {
+    /// Returns the number of the slot.
+    pub(super) fn number(self) -> u16 {
+        self.0
+    }
+}
+
 /// A completion that no outstanding command explains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stray {
@@ -128,6 +135,11 @@ impl<O: Occupant> Slots<O> {
     #[inline]
     pub(super) fn is_full(&self) -> bool {
         self.free.is_empty()
+    }
+
+    /// Returns the slot that is filled next.
+    pub(super) fn next(&self) -> Option<u16> {
+        self.free.last().copied()
     }
 
     /// Fills a free slot and returns the identifier of its command.

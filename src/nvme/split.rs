@@ -36,8 +36,12 @@ pub(super) struct Splits {
 impl Splits {
     /// Makes room for as many as a queue of `depth` slots can use, up to a limit.
     pub(super) fn new(depth: usize) -> Self {
-        let count = depth.min(SPLITS_MAX);
-        let last = u16::try_from(count).expect("the limit is small");
+        Self::of_all(depth.min(SPLITS_MAX))
+    }
+
+    /// Makes room for `count`, each request of a queue for one.
+    pub(super) fn of_all(count: usize) -> Self {
+        let last = u16::try_from(count).expect("a queue has at most 65535 slots");
         Self {
             table: (0..count).map(|_| None).collect(),
             free: (0..last).rev().collect(),

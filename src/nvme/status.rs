@@ -23,6 +23,13 @@ fn io_error(field: StatusField, operation: &Operation, limits: &Limits) -> Block
     let (lba, blocks) = range(operation, limits);
     let cause = match field.code() {
         Status::COMPARE_FAILURE => Cause::Miscompare { lba, blocks },
+        Status::GUARD_CHECK_ERROR => Cause::Unprotected { lba, blocks, check: "guard" },
+        Status::APPLICATION_TAG_CHECK_ERROR => {
+            Cause::Unprotected { lba, blocks, check: "application tag" }
+        }
+        Status::REFERENCE_TAG_CHECK_ERROR => {
+            Cause::Unprotected { lba, blocks, check: "reference tag" }
+        }
         code if code.kind == status::MEDIA => Cause::Media { lba, blocks },
         Status::LBA_OUT_OF_RANGE => Cause::OutOfRange { lba, blocks, capacity: limits.capacity },
         Status::CAPACITY_EXCEEDED => Cause::NoSpace { what: operation.name().into() },

@@ -189,6 +189,11 @@ pub(crate) fn compare_tells_equal_from_different(host: &mut Host) {
     let len = host.block() * 3;
     let data = host.pattern(len, 4);
     let mut data = host.write(6, data);
+    if !host.device.geometry().operations.compare {
+        let operation = Operation::Compare { lba: Lba(6), payload: data.into() };
+        assert_eq!(host.refused(operation).kind(), ErrorKind::Unsupported);
+        return;
+    }
     let compare = |payload: DmaBuf| Operation::Compare { lba: Lba(6), payload: payload.into() };
     let completion = host.run(compare(data));
     completion.result.as_ref().expect("equal");

@@ -19,7 +19,7 @@ fn devices(folder: &std::path::Path) -> Vec<String> {
     if let Ok(addresses) = std::env::var("UDIRECT_ADDRESSES") {
         return addresses.split_whitespace().map(Into::into).collect();
     }
-    let file = folder.join("image");
+    let (file, protected) = (folder.join("image"), folder.join("protected"));
     vec![
         "mem:16MiB".into(),
         "mem:16MiB?lba=512".into(),
@@ -31,6 +31,21 @@ fn devices(folder: &std::path::Path) -> Vec<String> {
         "mem:16MiB?shadow&thread&sgl=0".into(),
         "mem:16MiB?entries=3&vwc=0".into(),
         format!("file:{}?size=16MiB&lba=512", file.display()),
+        // Small blocks, since every byte of them goes through a CRC, on both sides at times. Protection
+        // information of the controller's, unseen:
+        "mem:16MiB?lba=512&ms=8&pi=1".into(),
+        "mem:16MiB?lba=1k&ms=8&pi=2&mset=1&thread".into(),
+        "mem:16MiB?lba=512&ms=8&pi=3&pil=1&sgl=0&noiob=100".into(),
+        "mem:16MiB?lba=512&ms=64&pi=1&metadata=device".into(),
+        // Made and checked here, in a page of its own or between the blocks:
+        "mem:16MiB?lba=512&ms=8&pi=1&metadata=check".into(),
+        "mem:16MiB?lba=1k&ms=64&pi=2&pil=1&metadata=check&apptag=7&sgl=0".into(),
+        "mem:16MiB?lba=512&ms=16&pi=3&mset=1&metadata=check&mdts=64k".into(),
+        "mem:16MiB?lba=512&ms=8&pi=1&mset=1&metadata=check&noiob=7&thread".into(),
+        format!("file:{}?size=16MiB&lba=512&ms=8&pi=2&metadata=check", protected.display()),
+        // Nobody's:
+        "mem:16MiB?lba=1k&ms=16&mset=1&metadata=ignore".into(),
+        "mem:16MiB?lba=512&ms=16&metadata=ignore&shadow".into(),
     ]
 }
 

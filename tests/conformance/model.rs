@@ -160,7 +160,7 @@ impl<'a> Model<'a> {
                 let (source, blocks) = (Lba(source.start), BlockCount(fits));
                 (Operation::Copy { source, target: lba, blocks }, Kind::Copy)
             }
-            17 => {
+            17 if self.host.device.geometry().operations.compare => {
                 let mut data = self.slice(blocks).to_vec();
                 let equal = self.seed.chance(1, 2);
                 if !equal {
