@@ -274,8 +274,7 @@ impl Built {
             "pi" => self.pi = small(key, value, 3)?,
             "pil" => self.pil = boolean(key, value)?,
             "metadata" => self.driver.metadata = metadata_use(value)?,
-            // All ones would turn every check off.
-            "apptag" => self.driver.application_tag = small(key, value, 0xfffe)?,
+            "apptag" => self.driver.application_tag = application_tag(value)?,
             "max_transfer" => self.driver.transfer_max = Some(parse_size(value)?),
             "thread" => {
                 let thread = boolean(key, value)?;
@@ -331,6 +330,11 @@ impl Built {
 fn small<N: TryFrom<u32>>(key: &str, value: &str, most: u32) -> Result<N, String> {
     let parsed = number(key, value, 0, most)?;
     N::try_from(parsed).map_err(|_| format!("{key}={value} is not a number from 0 to {most}"))
+}
+
+/// Reads an application tag. All ones would turn every check off.
+fn application_tag(value: &str) -> Result<u16, String> {
+    small("apptag", value, 0xfffe)
 }
 
 fn metadata_use(value: &str) -> Result<MetadataUse, String> {

@@ -29,7 +29,7 @@ fn driver(options: Options) -> Arc<nvme::Controller> {
 /// Two namespaces of 1 MiB with blocks of 4096 bytes.
 fn two() -> Options {
     let media = MediaOptions::Ram { bytes: 1 << 20 };
-    let one = NamespaceOptions { lba_size: LbaSize::B4096, media };
+    let one = NamespaceOptions { lba_size: LbaSize::B4096, media, metadata: None };
     Options { namespaces: vec![one; 2], ..Options::default() }
 }
 
@@ -210,7 +210,7 @@ fn a_sanitize_is_watched_to_its_end() {
 fn a_sanitize_that_fails_says_so() {
     let disk = Disk::new(1 << 20, LbaSize::B4096);
     let media = MediaOptions::Disk(Arc::clone(&disk));
-    let one = NamespaceOptions { lba_size: LbaSize::B4096, media };
+    let one = NamespaceOptions { lba_size: LbaSize::B4096, media, metadata: None };
     let driver = driver(Options { namespaces: vec![one], ..Options::default() });
     disk.cut_power_after(0, 1);
     let mut queue = open(&device(&driver, ONE)).expect("there are queues");

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::{OpenError, Opened, boolean, number, parse_size};
+use super::{OpenError, Opened, application_tag, boolean, metadata_use, number, parse_size};
 use crate::dma::{Domain, DomainOptions};
 use crate::nvme::{self, Controller};
 use crate::pci::PciAddress;
@@ -27,7 +27,7 @@ struct Target {
 }
 
 /// The keys that an address may have.
-const KEYS: &str = "queues max_transfer sgl shadow noiommu";
+const KEYS: &str = "queues max_transfer sgl shadow metadata apptag noiommu";
 
 /// Opens the namespace at `address`, whose scheme is taken off in `rest`.
 pub(super) fn open(address: &str, rest: &str) -> Result<Opened, OpenError> {
@@ -82,6 +82,8 @@ fn set(driver: &mut nvme::Options, key: &str, value: &str) -> Result<(), String>
             driver.transfer_max = Some(bytes);
         }
         "sgl" => driver.sgl = boolean(key, value)?,
+        "metadata" => driver.metadata = metadata_use(value)?,
+        "apptag" => driver.application_tag = application_tag(value)?,
         "shadow" => driver.shadow_doorbells = boolean(key, value)?,
         "noiommu" if boolean(key, value)? => {
             return Err("noiommu lets the device write all memory, and needs a kernel with \
@@ -121,7 +123,7 @@ mod tests {
             ("pcie:04:00.0/0", "pcie:04:00.0/0: namespace=0 is not a number from 1 to 4294967294"),
             (
                 "pcie:04:00.0?lba=512",
-                "pcie:04:00.0?lba=512: unknown option lba, known are queues max_transfer sgl shadow noiommu",
+                "pcie:04:00.0?lba=512: unknown option lba, known are queues max_transfer sgl shadow metadata apptag noiommu",
             ),
             (
                 "pcie:04:00.0?max_transfer=1k",

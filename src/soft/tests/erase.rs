@@ -123,7 +123,7 @@ fn what_a_sanitize_cannot_be_is_refused() {
 fn without_power() -> (Host, Queue, Queue, Arc<Disk>) {
     let disk = Disk::new(64 << 10, LbaSize::B512);
     let media = MediaOptions::Disk(Arc::clone(&disk));
-    let namespaces = vec![NamespaceOptions { lba_size: LbaSize::B512, media }];
+    let namespaces = vec![NamespaceOptions { lba_size: LbaSize::B512, media, metadata: None }];
     let (host, admin, queue) = Host::with_queue(Options { namespaces, ..small() });
     disk.cut_power(&mut Seed::from_u64(1));
     (host, admin, queue, disk)
@@ -154,7 +154,7 @@ fn a_failure_of_the_unrestricted_kind_can_be_left() {
 #[test]
 fn a_format_that_would_leave_no_block_that_moves_is_refused() {
     let media = MediaOptions::Ram { bytes: 32 << 10 };
-    let namespaces = vec![NamespaceOptions { lba_size: LbaSize::B512, media }];
+    let namespaces = vec![NamespaceOptions { lba_size: LbaSize::B512, media, metadata: None }];
     let options = Options { namespaces, mdts: Some(16 << 10), ..small() };
     let (_host, mut admin) = Host::up(options);
     let format = |word| Sqe::new(0x80, 1).cdw([word]);
