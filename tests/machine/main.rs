@@ -30,7 +30,7 @@ macro_rules! scenes {
 }
 
 const SCENES: &[Scene] = scenes! {
-    scenes::bring_up_is_quick ["lba512"]
+    scenes::a_controller_is_brought_up_again_and_again ["lba512"]
     scenes::what_the_kernel_writes_we_read_and_the_reverse ["lba512"]
     scenes::a_filesystem_that_we_have_copied_is_mounted ["disk" "lba512"]
     scenes::an_ordinary_user_who_owns_the_group_drives_the_device ["lba512"]
