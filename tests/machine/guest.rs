@@ -93,18 +93,27 @@ pub(crate) fn refused(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stderr).trim_end().to_owned()
 }
 
-/// Sends a command to QEMU's monitor, and waits for its answer.
+/// Sends a command to QEMU's monitor, which has to obey.
 pub(crate) fn monitor(command: &str) {
+    ask_monitor(command).unwrap_or_else(|refusal| panic!("{command}: {refusal}"));
+}
+
+/// Sends a command to QEMU's monitor, and waits for its answer: a refusal is an error.
+pub(crate) fn ask_monitor(command: &str) -> Result<(), String> {
     let mut port =
         fs::OpenOptions::new().read(true).write(true).open("/dev/qmp").expect("the port");
     writeln!(port, "{command}").expect("the monitor listens");
     for line in BufReader::new(port).lines() {
         let line = line.expect("the monitor answers");
-        assert!(!line.contains("\"error\""), "{command}: {line}");
-        if line.contains("\"return\"") {
-            return;
+        // Events pass in between, and may name anything.
+        if line.starts_with("{\"error\"") {
+            return Err(line);
+        }
+        if line.starts_with("{\"return\"") {
+            return Ok(());
         }
     }
+    Err("the monitor has closed".into())
 }
 
 /// Waits until something has come true.
