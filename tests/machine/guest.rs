@@ -95,25 +95,18 @@ pub(crate) fn refused(arguments: &[&str]) -> String {
 
 /// Sends a command to QEMU's monitor, which has to obey.
 pub(crate) fn monitor(command: &str) {
-    ask_monitor(command).unwrap_or_else(|refusal| panic!("{command}: {refusal}"));
-}
-
-/// Sends a command to QEMU's monitor, and waits for its answer: a refusal is an error.
-pub(crate) fn ask_monitor(command: &str) -> Result<(), String> {
     let mut port =
         fs::OpenOptions::new().read(true).write(true).open("/dev/qmp").expect("the port");
     writeln!(port, "{command}").expect("the monitor listens");
     for line in BufReader::new(port).lines() {
         let line = line.expect("the monitor answers");
         // Events pass in between, and may name anything.
-        if line.starts_with("{\"error\"") {
-            return Err(line);
-        }
+        assert!(!line.starts_with("{\"error\""), "{command}: {line}");
         if line.starts_with("{\"return\"") {
-            return Ok(());
+            return;
         }
     }
-    Err("the monitor has closed".into())
+    panic!("{command}: the monitor has closed");
 }
 
 /// Waits until something has come true.
