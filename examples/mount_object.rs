@@ -169,7 +169,11 @@ fn unmount(session: BackgroundSession, mountpoint: &Path, core: &Mutex<Core>) ->
         // Not root: a helper has mounted it, and takes it away.
         Err(_) => return session.umount_and_join().context("unmounting"),
     }
-    session.join().context("serving the kernel's requests")
+    match session.join() {
+        // The kernel's word for a connection that an unmount has ended in the middle of a request.
+        Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+        ended => ended.context("serving the kernel's requests"),
+    }
 }
 
 fn check(device: &Arc<dyn BlockDevice>) -> Result<()> {
