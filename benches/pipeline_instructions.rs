@@ -23,7 +23,7 @@ use udirect::dio::Io;
 /// room.
 const SUBMIT_MAX: u64 = 284;
 const POLL_MAX: u64 = 248;
-const EMPTY_POLL_MAX: u64 = 152;
+const EMPTY_POLL_MAX: u64 = 144;
 
 fn prepared() -> (PipelineBed, Vec<Io>) {
     let mut bed = PipelineBed::new(4096);

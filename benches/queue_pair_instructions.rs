@@ -25,8 +25,8 @@ use udirect::block::Request;
 const SUBMIT_MAX: u64 = 160;
 const SUBMIT_32_PAGES_PRP_MAX: u64 = 525;
 const SUBMIT_32_PAGES_SGL_MAX: u64 = 396;
-const POLL_MAX: u64 = 187;
-const EMPTY_POLL_MAX: u64 = 114;
+const POLL_MAX: u64 = 184;
+const EMPTY_POLL_MAX: u64 = 110;
 
 /// What the loop takes of that, by callgrind's count per function: 24 to submit, 26 to poll.
 const LOOP: u64 = 50;

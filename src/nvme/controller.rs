@@ -452,8 +452,13 @@ impl Controller {
         self.lock_ids().taken[usize::from(id.0) - 1] = false;
     }
 
-    /// Says whether the controller can be used. Looked at by every poll.
+    /// Says whether the controller can be used. Looked at by every poll: one comparison.
     #[inline]
+    pub(super) fn is_live(&self) -> bool {
+        self.health.load(Ordering::Acquire) == Health::Live as u8
+    }
+
+    /// Says how the controller is.
     pub(super) fn health(&self) -> Health {
         // Acquire: who sees `Stopped` also sees that the device was cut off from memory before.
         match self.health.load(Ordering::Acquire) {

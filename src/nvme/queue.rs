@@ -227,6 +227,7 @@ impl QueuePair {
 
     /// Gives the controller up since a command is overdue.
     #[cold]
+    #[inline(never)]
     fn fail_overdue(&mut self) {
         let timeout = self.deadlines.timeout();
         let what = format!("a command was not completed within {} ms", timeout.as_millis());
@@ -234,6 +235,7 @@ impl QueuePair {
         self.controller.fail_overdue(&format!("queue {}: {what}", self.id));
     }
 
+    #[cold]
     fn log(&self, what: &str) {
         let (head, phase) = self.cq.state();
         let (sq_head, tail) = self.sq.state();
@@ -246,6 +248,15 @@ impl QueuePair {
             busy = self.slots.busy(),
             "{what}"
         );
+    }
+
+    /// Polls a queue whose controller was given up: once that can no longer reach memory, all of it comes back.
+    #[cold]
+    fn poll_given_up(&mut self, max: usize, sink: &mut dyn FnMut(Completion)) -> usize {
+        match self.controller.health() {
+            Health::Live | Health::Failing => 0,
+            Health::Stopped => self.drain(max, sink),
+        }
     }
 
     /// Hands every request back with an error: the controller can no longer reach their memory.
@@ -349,10 +360,8 @@ impl IoQueue for QueuePair {
 
     fn poll(&mut self, max: usize, sink: &mut dyn FnMut(Completion)) -> usize {
         self.counters.polls += 1;
-        match self.controller.health() {
-            Health::Live => {}
-            Health::Failing => return 0,
-            Health::Stopped => return self.drain(max, sink),
+        if !self.controller.is_live() {
+            return self.poll_given_up(max, sink);
         }
         if let Some(pump) = &mut self.pump {
             pump.pump();

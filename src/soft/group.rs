@@ -89,8 +89,7 @@ impl Group {
 #[inline]
 fn turn(core: &Core, cq: &mut CompletionQueue, sq: &mut SubmissionQueue, work: &mut Work) -> usize {
     let (batch, announced) = batch(core, cq, sq, work);
-    let detours = core.detours();
-    if detours && batch > 0 {
+    if batch > 0 && core.detours() {
         detour::begin_batch(core, work);
     }
     for left in (0..batch).rev() {
@@ -99,7 +98,7 @@ fn turn(core: &Core, cq: &mut CompletionQueue, sq: &mut SubmissionQueue, work: &
             core.prefetch(sq.peek());
         }
         work.counters.io_commands.count(command.opcode);
-        if let Outcome::Complete(result) = decide(core, sq.id, work, &command, detours) {
+        if let Outcome::Complete(result) = decide(core, sq.id, work, &command) {
             cq.post(completion(core, sq, work, &command, result));
         }
     }
@@ -134,10 +133,10 @@ pub(super) fn batch(
 
 /// Executes a command, unless somebody decides otherwise.
 #[inline]
-fn decide(core: &Core, queue: u16, work: &mut Work, command: &Command, detours: bool) -> Outcome {
+fn decide(core: &Core, queue: u16, work: &mut Work, command: &Command) -> Outcome {
     let changed;
     let mut command = command;
-    if detours {
+    if core.detours() {
         match detour::decide(core, queue, work, command) {
             Way::Back(outcome) => return outcome,
             Way::On(instead) => {
