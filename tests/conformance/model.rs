@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use udirect::block::{Completion, Operation, Payload, Rejected, Request};
+use udirect::block::{Checked, Completion, Operation, Payload, Rejected, Request};
 use udirect::dma::{Access, DmaBuf};
 use udirect::seed::Seed;
 use udirect::units::{BlockCount, Lba};
@@ -46,7 +46,11 @@ fn play(host: &mut Host, seed: &mut Seed, rounds: u64) {
 struct Model<'a> {
     host: &'a mut Host,
     seed: &'a mut Seed,
+    /// The block that `bytes` begins with.
+    first: u64,
     bytes: Vec<u8>,
+    /// Which blocks a write has filled since they were last emptied.
+    written: Vec<bool>,
     /// What is in flight, by tag.
     inflight: Vec<Option<InFlight>>,
 }
@@ -70,16 +74,25 @@ enum Kind {
 /// The most blocks of one request.
 const BLOCKS_MAX: u64 = 700;
 
+/// How much of a device is played on, at its end.
+const AREA_BYTES: u64 = 8 << 20;
+
 impl<'a> Model<'a> {
     fn new(host: &'a mut Host, seed: &'a mut Seed) -> Self {
-        let bytes = vec![0; host.blocks() as usize * host.block()];
+        let blocks = host.blocks().min(AREA_BYTES / host.block() as u64);
+        let first = host.blocks() - blocks;
         // The device may hold what earlier cases left.
-        let blocks = BlockCount(host.blocks());
-        host.run(Operation::WriteZeroes { lba: Lba(0), blocks, fua: false })
-            .result
-            .expect("zeroes");
+        host.run(Operation::WriteZeroes {
+            lba: Lba(first),
+            blocks: BlockCount(blocks),
+            fua: false,
+        })
+        .result
+        .expect("zeroes");
+        let bytes = vec![0; blocks as usize * host.block()];
+        let written = vec![false; blocks as usize];
         let inflight = (0..host.queue.depth()).map(|_| None).collect();
-        Self { host, seed, bytes, inflight }
+        Self { host, seed, first, bytes, written, inflight }
     }
 
     fn submit_some(&mut self) {
@@ -125,7 +138,7 @@ impl<'a> Model<'a> {
     fn range(&mut self) -> Range<u64> {
         let most = if self.seed.chance(1, 30) { BLOCKS_MAX } else { 20 };
         let len = 1 + self.seed.below(most);
-        let start = self.seed.below(self.host.blocks() - len + 1);
+        let start = self.first + self.seed.below(self.written.len() as u64 - len + 1);
         start..start + len
     }
 
@@ -160,7 +173,7 @@ impl<'a> Model<'a> {
                 let (source, blocks) = (Lba(source.start), BlockCount(fits));
                 (Operation::Copy { source, target: lba, blocks }, Kind::Copy)
             }
-            17 if self.host.device.geometry().operations.compare => {
+            17 if self.can_compare(blocks) => {
                 let mut data = self.slice(blocks).to_vec();
                 let equal = self.seed.chance(1, 2);
                 if !equal {
@@ -173,6 +186,16 @@ impl<'a> Model<'a> {
             18 => (Operation::Verify { lba, blocks: BlockCount(count) }, Kind::Neutral),
             _ => (Operation::Flush, Kind::Neutral),
         }
+    }
+
+    /// Empty blocks have no protection information, and a device may compare that too when it is sent: QEMU's looks at
+    /// nothing else.
+    fn can_compare(&self, blocks: &Range<u64>) -> bool {
+        let geometry = self.host.device.geometry();
+        let protection = geometry.metadata.and_then(|metadata| metadata.protection);
+        let is_sent = protection.is_some_and(|protection| protection.checked == Checked::Both);
+        geometry.operations.compare
+            && (!is_sent || self.written[self.numbers(blocks)].iter().all(|&is| is))
     }
 
     /// Memory of `len` bytes: one buffer, or several that end at pages.
@@ -217,16 +240,23 @@ impl<'a> Model<'a> {
             Kind::Write(data) => {
                 result.expect("a write");
                 self.bytes[at].copy_from_slice(&data);
+                let blocks = self.numbers(&entry.blocks);
+                self.written[blocks].fill(true);
             }
             Kind::Zero => {
                 result.expect("zeroes");
                 self.bytes[at].fill(0);
+                let blocks = self.numbers(&entry.blocks);
+                self.written[blocks].fill(false);
             }
             Kind::Copy => {
                 result.expect("a copy");
                 let (from, len) = (self.place(&entry.source), at.len());
                 let len = len.min(from.len());
                 self.bytes.copy_within(from.start..from.start + len, at.start);
+                let (from, to) = (self.numbers(&entry.source), self.numbers(&entry.blocks));
+                let blocks = len / self.host.block();
+                self.written.copy_within(from.start..from.start + blocks, to.start);
             }
             Kind::Compare { equal } => assert_eq!(result.is_ok(), equal, "{:?}", entry.blocks),
             Kind::Neutral => result.expect("nothing can be wrong with it"),
@@ -240,7 +270,7 @@ impl<'a> Model<'a> {
         completions.into_iter().for_each(|completion| self.apply(completion));
         let step = 256 * self.host.block();
         for at in (0..self.bytes.len()).step_by(step) {
-            let lba = (at / self.host.block()) as u64;
+            let lba = self.first + (at / self.host.block()) as u64;
             let found = self.host.read(lba, step.min(self.bytes.len() - at));
             assert_eq!(found[..], self.bytes[at..at + found.len()], "from block {lba}");
         }
@@ -251,8 +281,12 @@ impl<'a> Model<'a> {
     }
 
     fn place(&self, blocks: &Range<u64>) -> Range<usize> {
-        let size = self.host.block();
-        blocks.start as usize * size..blocks.end as usize * size
+        let (size, blocks) = (self.host.block(), self.numbers(blocks));
+        blocks.start * size..blocks.end * size
+    }
+
+    fn numbers(&self, blocks: &Range<u64>) -> Range<usize> {
+        (blocks.start - self.first) as usize..(blocks.end - self.first) as usize
     }
 }
 
