@@ -53,8 +53,19 @@ fn describe(field: StatusField) -> DeviceStatus {
     let status = field.code();
     DeviceStatus {
         code: u32::from(status.kind) << 8 | u32::from(status.code),
-        text: status.to_string().into(),
+        text: words(status).into(),
         do_not_retry: field.dnr(),
+    }
+}
+
+/// Says what to do, where the names of the standard do not.
+fn words(status: Status) -> String {
+    match status {
+        Status::ZONE_BOUNDARY_ERROR | Status::ZONE_IS_FULL | Status::ZONE_INVALID_WRITE => format!(
+            "{status}; the namespace is zoned, and takes the blocks of a zone once and in order \
+             (rw=write, a job for each zone)"
+        ),
+        _ => status.to_string(),
     }
 }
 

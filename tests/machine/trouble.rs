@@ -15,8 +15,8 @@ use udirect::transport::{Doorbell, Pump, Transport};
 use udirect::units::{NamespaceId, QueueId};
 
 use crate::guest::{
-    Ours, PATIENCE, address, assert_home, folder, monitor, pattern, queue, read_all, submit_read,
-    submit_write, wait, wait_for, write_all,
+    Ours, PATIENCE, address, assert_home, folder, monitor, pattern, queue, read_all, run,
+    submit_read, submit_write, text, wait, wait_for, write_all,
 };
 
 /// The zoo's `media` cannot read block 4096 and cannot write block 8192.
@@ -77,6 +77,25 @@ pub(crate) fn a_command_that_takes_too_long_is_a_timeout() {
     write_all(&opened, &data);
     assert!(read_all(&opened, 1 << 20) == data, "it works again");
     assert_home(opened);
+}
+
+/// The driver does not manage zones; what a zone does not take is told with what it would have taken.
+pub(crate) fn a_zone_that_is_written_out_of_order_says_so() {
+    let ours = Ours::take("zoned");
+    let zoned = format!("pcie:{}", address("zoned"));
+    let bench = |how: &str| {
+        run(
+            "udirect",
+            &["bench", &zoned, how, "--bs=4k", "--iodepth=1", "--number_ios=8", "--offset=8M"],
+        )
+    };
+    let wrong = bench("--rw=randwrite");
+    let said = String::from_utf8_lossy(&wrong.stderr);
+    assert_eq!(wrong.status.code(), Some(1), "{said}");
+    assert!(said.contains("Zone Invalid Write (0x1/0xbc); the namespace is zoned"), "{said}");
+    let right = bench("--rw=write");
+    assert_eq!(right.status.code(), Some(0), "{}", text(&right));
+    drop(ours);
 }
 
 /// With its memory space turned off a device answers with zeroes in QEMU, and completes nothing.
