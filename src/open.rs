@@ -24,8 +24,8 @@ use crate::units::{LbaSize, NamespaceId};
 pub struct Opened {
     /// The namespace.
     pub device: Arc<dyn BlockDevice>,
-    /// The controller that it belongs to.
-    pub controller: Arc<Controller>,
+    /// The controller that it belongs to, where our driver drives one.
+    controller: Option<Arc<Controller>>,
     /// Its number there.
     pub namespace: NamespaceId,
     /// The image that opening it has made.
@@ -33,10 +33,20 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// Returns the controller of the device, to ask it what no block device is asked.
+    ///
+    /// # Errors
+    ///
+    /// `NoController` where somebody else drives it.
+    pub fn controller(&self) -> Result<&Arc<Controller>, OpenError> {
+        let address = || self.device.info().address.clone();
+        self.controller.as_ref().ok_or_else(|| OpenError::NoController { address: address() })
+    }
+
     /// Closes a device that was not used after all, and takes an image away that opening it has made.
     pub fn discard(self) {
-        let Self { device, controller, made, .. } = self;
-        drop((device, controller));
+        let made = self.made.clone();
+        drop(self);
         if let Some(path) = made {
             // An empty image that stays does no harm.
             let _ = std::fs::remove_file(path);
@@ -73,7 +83,7 @@ fn open_embedded(address: &str) -> Result<Opened, OpenError> {
     let controller = nvme::connect(&transport, &domain, parsed.driver).map_err(failed)?;
     let namespace = parsed.namespace;
     let device = Arc::new(controller.namespace(namespace, address).map_err(failed)?);
-    Ok(Opened { device, controller, namespace, made })
+    Ok(Opened { device, controller: Some(controller), namespace, made })
 }
 
 /// Splits the name of an object, `ADDRESS!OBJECT`, into the address of its device and its name there; without a `!` it
@@ -120,6 +130,14 @@ pub enum OpenError {
         /// Why.
         source: SoftError,
     },
+    /// What was asked for is a controller's to answer, and none is in our hands.
+    #[error(
+        "{address}: it is not our driver that drives this device, so there is no controller to ask"
+    )]
+    NoController {
+        /// The address.
+        address: String,
+    },
     /// The controller cannot be reached.
     #[error(transparent)]
     Vfio(VfioError),
@@ -137,7 +155,7 @@ impl OpenError {
     /// Says whether the request was wrong, and not the device: what was asked of it can never be.
     pub fn is_usage(&self) -> bool {
         match self {
-            Self::Address { .. } | Self::Embedded { .. } => true,
+            Self::Address { .. } | Self::Embedded { .. } | Self::NoController { .. } => true,
             Self::Vfio(error) => !matches!(error, VfioError::Kernel { .. }),
             // What was asked for is not there; or there is too little memory for it.
             Self::Device { source, .. } => matches!(
@@ -425,7 +443,7 @@ mod tests {
     fn a_namespace_is_chosen_by_its_number() {
         let opened = open("null:1GiB?namespaces=3&ns=2").unwrap();
         assert_eq!(opened.namespace, NamespaceId(2));
-        assert_eq!(opened.controller.namespaces().len(), 3);
+        assert_eq!(opened.controller().unwrap().namespaces().len(), 3);
     }
 
     #[test]

@@ -15,10 +15,10 @@ use crate::units::NamespaceId;
 /// Shows at most `most` entries of the error log of the device at `address`: as many as it keeps, if not told.
 pub(super) fn run(address: &str, most: Option<u32>, style: Style) -> Result<(), Failure> {
     let opened = open(address)?;
-    let kept = usize::from(opened.controller.identify().elpe) + 1;
+    let kept = usize::from(opened.controller()?.identify().elpe) + 1;
     let count = most.map_or(kept, |most| kept.min(most as usize));
     let len = count * size_of::<ErrorLogEntry>();
-    let page = opened.controller.log_page(LogPage::ERROR, NamespaceId::ALL, len);
+    let page = opened.controller()?.log_page(LogPage::ERROR, NamespaceId::ALL, len);
     let page = page.map_err(|error| Failure::of_device(address, error))?;
     let entries = <[ErrorLogEntry]>::ref_from_bytes(&page).expect("it was read for its length");
     match style {

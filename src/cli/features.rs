@@ -23,7 +23,7 @@ use crate::units::NamespaceId;
 /// Shows the features of the device at `address`.
 pub(super) fn run(address: &str, style: Style) -> Result<(), Failure> {
     let opened = open(address)?;
-    let found = read(&opened.controller, opened.namespace);
+    let found = read(opened.controller()?, opened.namespace);
     let found = found.map_err(|error| Failure::of_device(address, error))?;
     match style {
         Style::Normal => print(found.iter().map(Feature::text).collect::<String>().as_bytes()),

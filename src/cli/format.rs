@@ -14,9 +14,11 @@ use super::fields::{Field, lines, number, object, pretty};
 use super::identify::namespace_of;
 use super::output::print;
 use super::serial::{Deed, confirm};
+use crate::nvme::Controller;
 use crate::open::{Opened, open};
 use crate::spec::erase::{FormatDword10, SecureErase};
 use crate::spec::identify::{IdentifyController, IdentifyNamespace, LbaFormat};
+use crate::units::NamespaceId;
 
 /// Formats the namespace at the address.
 pub(super) fn run(args: &FormatArgs) -> Result<(), Failure> {
@@ -32,10 +34,10 @@ pub(super) fn run(args: &FormatArgs) -> Result<(), Failure> {
 
 fn formatted(args: &FormatArgs, opened: &Opened) -> Result<Vec<u8>, Failure> {
     let refuse = |what: String| Failure::usage(anyhow!("{}: {what}", args.address));
-    let (controller, nsid) = (&opened.controller, opened.namespace);
+    let (controller, nsid) = (opened.controller()?, opened.namespace);
     check_controller(controller.identify(), args).map_err(refuse)?;
     let index = choose(args, &*namespace_of(opened)?).map_err(refuse)?;
-    let what = concerned(controller.identify(), args, opened);
+    let what = concerned(controller, nsid, args);
     let typed = args.serial.as_deref();
     confirm(opened, &Deed { address: &args.address, what, typed })?;
 
@@ -114,13 +116,13 @@ fn listed(formats: &[(u8, LbaFormat)]) -> String {
 }
 
 /// Says what will be erased: a controller may format all namespaces or none.
-fn concerned(id: &IdentifyController, args: &FormatArgs, opened: &Opened) -> String {
-    let (fna, count) = (id.fna(), opened.controller.namespaces().len());
+fn concerned(controller: &Controller, nsid: NamespaceId, args: &FormatArgs) -> String {
+    let (fna, count) = (controller.identify().fna(), controller.namespaces().len());
     let all = fna.format_all() || SecureErase(args.ses) != SecureErase::NONE && fna.erase_all();
     if all && count > 1 {
         return format!("format erases all {count} namespaces of the controller");
     }
-    format!("format erases namespace {}", opened.namespace)
+    format!("format erases namespace {nsid}")
 }
 
 fn summary(opened: &Opened, id: &IdentifyNamespace) -> Vec<Field> {

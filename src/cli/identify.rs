@@ -23,10 +23,10 @@ pub(super) fn run(address: &str, subject: Subject, style: Style) -> Result<(), F
     let opened = open(address)?;
     let bytes = match (subject, style) {
         (Subject::Controller, Style::Normal) => {
-            controller_text(opened.controller.identify()).into_bytes()
+            controller_text(opened.controller()?.identify()).into_bytes()
         }
         (Subject::Controller, Style::Json) => {
-            pretty(&controller_json(opened.controller.identify()))
+            pretty(&controller_json(opened.controller()?.identify()))
         }
         (Subject::Namespace, Style::Normal) => {
             namespace_text(opened.namespace, &*namespace_of(&opened)?).into_bytes()
@@ -39,7 +39,7 @@ pub(super) fn run(address: &str, subject: Subject, style: Style) -> Result<(), F
 /// Returns what Identify Namespace returned of the namespace that was opened.
 pub(super) fn namespace_of(opened: &Opened) -> Result<Arc<IdentifyNamespace>, Failure> {
     let nsid = opened.namespace;
-    let found = opened.controller.namespaces().into_iter().find(|(id, _)| *id == nsid);
+    let found = opened.controller()?.namespaces().into_iter().find(|(id, _)| *id == nsid);
     let missing = || Failure::device(anyhow!("the controller does not list namespace {nsid}"));
     found.map(|(_, id)| id).ok_or_else(missing)
 }

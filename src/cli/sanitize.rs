@@ -41,17 +41,17 @@ pub(super) fn run(args: &SanitizeArgs) -> Result<(), Failure> {
 /// Shows the status page of the device at `address`.
 pub(super) fn run_log(address: &str, style: Style) -> Result<(), Failure> {
     let opened = open(address)?;
-    check_any(address, opened.controller.identify().sanicap())?;
-    let log = opened.controller.sanitize_status();
+    check_any(address, opened.controller()?.identify().sanicap())?;
+    let log = opened.controller()?.sanitize_status();
     show(address, &log.map_err(|error| Failure::of_device(address, error))?, style)
 }
 
 fn sanitized(args: &SanitizeArgs, opened: &Opened) -> Result<SanitizeStatusLog, Failure> {
     let SanitizeArgs { address, action, .. } = args;
-    let controller = &opened.controller;
+    let controller = opened.controller()?;
     check(args, controller.identify().sanicap())?;
     let typed = args.serial.as_deref();
-    confirm(opened, &Deed { address, what: consequence(*action, opened), typed })?;
+    confirm(opened, &Deed { address, what: consequence(*action, controller), typed })?;
 
     let overwrites = *action == SanitizeAction::OVERWRITE;
     let how = SanitizeDword10::new()
@@ -136,11 +136,11 @@ fn check(args: &SanitizeArgs, can: SanitizeCapabilities) -> Result<(), Failure> 
 }
 
 /// Says what will happen: a sanitize concerns all namespaces of a subsystem.
-fn consequence(action: SanitizeAction, opened: &Opened) -> String {
+fn consequence(action: SanitizeAction, controller: &Controller) -> String {
     if action == SanitizeAction::EXIT_FAILURE {
         return "exit-failure gives up a sanitize that failed".to_owned();
     }
-    let count = opened.controller.namespaces().len();
+    let count = controller.namespaces().len();
     let of = if count == 1 { "the only namespace" } else { "all namespaces" };
     format!("{action} erases {of} of the subsystem and cannot be stopped")
 }

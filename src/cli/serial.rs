@@ -23,7 +23,7 @@ pub(super) struct Deed<'a> {
 
 /// Goes on only if the serial number of the controller was typed.
 pub(super) fn confirm(opened: &Opened, deed: &Deed<'_>) -> Result<(), Failure> {
-    let serial = opened.controller.identify().serial_number();
+    let serial = opened.controller()?.identify().serial_number();
     decide(deed, serial.trim(), ask)
 }
 

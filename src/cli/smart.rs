@@ -18,7 +18,7 @@ use crate::units::NamespaceId;
 pub(super) fn run(address: &str, style: Style) -> Result<(), Failure> {
     let opened = open(address)?;
     let len = size_of::<SmartLog>();
-    let page = opened.controller.log_page(LogPage::SMART, NamespaceId::ALL, len);
+    let page = opened.controller()?.log_page(LogPage::SMART, NamespaceId::ALL, len);
     let page = page.map_err(|error| Failure::of_device(address, error))?;
     let log = SmartLog::read_from_bytes(&page).expect("it was read for its length");
     match style {

@@ -50,7 +50,7 @@ pub(super) fn open(address: &str, rest: &str) -> Result<Opened, OpenError> {
         }
     };
     let device = Arc::new(controller.namespace(namespace, address).map_err(failed)?);
-    Ok(Opened { device, controller, namespace, made: None })
+    Ok(Opened { device, controller: Some(controller), namespace, made: None })
 }
 
 impl Target {

@@ -201,7 +201,7 @@ pub(crate) fn kernel_node(device: &str) -> PathBuf {
 
 /// Keeps a domain honest: all memory is home.
 pub(crate) fn assert_home(opened: Opened) {
-    let domain = Arc::clone(opened.controller.domain());
+    let domain = Arc::clone(opened.device.dma());
     drop(opened);
     assert_eq!(domain.usage().1, 0, "DMA memory did not come home");
 }
