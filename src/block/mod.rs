@@ -20,6 +20,8 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod bounds;
+pub(crate) mod deadline;
 mod device;
 mod error;
 mod geometry;

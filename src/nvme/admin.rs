@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 
 use super::bell::Bell;
-use super::deadline::Tick;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::slots::{Occupant, Slots};
+use crate::block::deadline::Tick;
 use crate::block::{BlockError, Cause};
 use crate::dma::{Access, DmaError, Domain, Ring, Window};
 use crate::spec::command::{AdminOpcode, Command};

@@ -11,7 +11,6 @@ use std::time::Duration;
 use super::admin::{self, Admin, no_memory, violation};
 use super::bell::{Bell, ShadowBuffers};
 use super::connection::Connection;
-use super::deadline::Deadlines;
 use super::identity::{ControllerLimits, FoundNamespace, NamespaceIdentity};
 use super::limits::Limits;
 use super::lists::Lists;
@@ -23,6 +22,7 @@ use super::slots::Slots;
 use super::status;
 use super::tags::Tags;
 use super::wait::Wait;
+use crate::block::deadline::Deadlines;
 use crate::block::{BlockError, Cause, IoQueue, QueueOptions};
 use crate::dma::Domain;
 use crate::spec::command::{

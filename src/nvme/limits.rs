@@ -6,7 +6,8 @@
 
 use super::memory::{PAGE, PRP_BYTES_MAX, Rules};
 use super::tagging::Tagging;
-use crate::block::{BlockError, Cause, Operation, Operations, Payload, runs};
+use crate::block::bounds::{Bounds, misaligned};
+use crate::block::{BlockError, Operation, Operations, Payload, runs};
 use crate::dma::Access;
 use crate::spec::command::{Command, IoDword12, NvmOpcode};
 use crate::units::{BlockCount, Lba, LbaSize, NamespaceId};
@@ -200,27 +201,8 @@ impl Limits {
 
     #[cold]
     fn refuse(&self, lba: Lba, payload: &Payload, needed: Access) -> BlockError {
-        let len = payload.len();
-        if len == 0 {
-            let (least, most) = (u64::from(self.lba_size.bytes()), u64::MAX);
-            return Cause::Invalid { what: "length", value: 0, least, most }.into();
-        }
-        if !self.lba_size.divides(len) {
-            return misaligned("length", len, self.lba_size.bytes());
-        }
-        let blocks = BlockCount(len >> self.lba_size.shift());
-        if lba.checked_add(blocks).is_none_or(|end| end.0 > self.capacity.0) {
-            return Cause::OutOfRange { lba, blocks, capacity: self.capacity }.into();
-        }
-        for index in 0..payload.count() {
-            let iova = payload.run(index).iova;
-            if iova & 3 != 0 {
-                return misaligned("memory address", iova, 4);
-            }
-            if payload.access(index) as u8 & needed as u8 == 0 {
-                let verb = if needed.device_reads() { "read" } else { "write" };
-                return Cause::Rights { iova, verb }.into();
-            }
+        if let Err(error) = self.bounds().check_data(lba, payload, needed) {
+            return error;
         }
         let odd = (0..payload.count()).map(|index| payload.run(index).len);
         let worst = odd.min().unwrap_or(0);
@@ -230,37 +212,17 @@ impl Limits {
     }
 
     fn check_other(&self, operation: &Operation) -> Result<Piece, BlockError> {
-        let offers = self.operations;
-        let (lba, blocks) = match operation {
-            Operation::Flush => return Ok(Piece { lba: Lba(0), blocks: 0, skipped: 0 }),
-            Operation::Compare { lba, payload } if offers.compare => {
-                return self.check_data(*lba, payload, Access::DeviceReads);
-            }
-            Operation::Deallocate { lba, blocks } if offers.deallocate => (*lba, *blocks),
-            Operation::WriteZeroes { lba, blocks, .. } if offers.write_zeroes => (*lba, *blocks),
-            Operation::Verify { lba, blocks } if offers.verify => (*lba, *blocks),
-            Operation::WriteUncorrectable { lba, blocks } if offers.write_uncorrectable => {
-                (*lba, *blocks)
-            }
-            Operation::Copy { source, target, blocks } if offers.copy => {
-                self.check_range(*source, *blocks)?;
-                (*target, *blocks)
-            }
-            other => return Err(Cause::Unsupported { what: other.name().into() }.into()),
-        };
-        self.check_range(lba, blocks)?;
+        if let (Operation::Compare { lba, payload }, true) = (operation, self.operations.compare) {
+            return self.check_data(*lba, payload, Access::DeviceReads);
+        }
+        let (lba, blocks) = self.bounds().check_without_data(operation)?;
         Ok(Piece { lba, blocks: blocks.0, skipped: 0 })
     }
 
-    fn check_range(&self, lba: Lba, blocks: BlockCount) -> Result<(), BlockError> {
-        if blocks.0 == 0 {
-            let most = self.capacity.0;
-            return Err(Cause::Invalid { what: "blocks", value: 0, least: 1, most }.into());
-        }
-        match lba.checked_add(blocks) {
-            Some(end) if end.0 <= self.capacity.0 => Ok(()),
-            _ => Err(Cause::OutOfRange { lba, blocks, capacity: self.capacity }.into()),
-        }
+    fn bounds(&self) -> Bounds {
+        let Self { lba_size, capacity, operations, .. } = *self;
+        // Of PRPs and SGLs alike.
+        Bounds { lba_size, capacity, operations, alignment: 4 }
     }
 }
 
@@ -273,9 +235,4 @@ pub(super) fn transfer_blocks(mdts_bytes: Option<u64>, lba_size: LbaSize) -> u64
 /// Returns the blocks of one command that moves none, from a limit that may be absent.
 pub(super) fn command_blocks(limit: Option<u64>) -> u64 {
     limit.unwrap_or(u64::MAX).min(NLB_MAX)
-}
-
-#[cold]
-fn misaligned(what: &'static str, value: u64, alignment: u32) -> BlockError {
-    Cause::Misaligned { what, value, alignment: u64::from(alignment) }.into()
 }

@@ -22,7 +22,6 @@ mod bringup;
 mod compose;
 mod connection;
 mod controller;
-mod deadline;
 mod erase;
 mod guard;
 mod identity;

@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use super::compose::{Composed, compose};
 use super::controller::{Controller, Health, Reason};
-use super::deadline::Deadlines;
 use super::limits::{Limits, Piece};
 use super::lists::Lists;
 use super::ring::{CompletionRing, SubmissionRing};
@@ -23,6 +22,7 @@ use super::slots::{ListPage, Owner, SlotIndex, Slots};
 use super::split::{Split, Splits};
 use super::status;
 use super::tags::Tags;
+use crate::block::deadline::Deadlines;
 use crate::block::{Completion, Counters, IoQueue, Operation, Rejected, Request};
 use crate::spec::command::Command;
 use crate::spec::completion::{Completion as Entry, StatusField};

@@ -7,8 +7,8 @@
 
 use core::fmt;
 
-use super::deadline::Tick;
 use crate::block::Request;
+use crate::block::deadline::Tick;
 use crate::units::CommandId;
 
 /// Who waits for a command. A slot that waits for nothing holds [`Default`].

@@ -21,7 +21,7 @@ const SLOTS: usize = 16;
 const LOOKS_PER_READING: u32 = 64;
 
 /// Counts commands by the tick they were submitted in.
-pub(super) struct Deadlines {
+pub(crate) struct Deadlines {
     counts: [u32; SLOTS],
     now: u8,
     looks: u32,
@@ -31,34 +31,34 @@ pub(super) struct Deadlines {
 
 /// The tick a command was submitted in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tick(u8);
+pub(crate) struct Tick(u8);
 
 impl Deadlines {
-    pub(super) fn new(timeout: Duration) -> Self {
+    pub(crate) fn new(timeout: Duration) -> Self {
         Self { counts: [0; SLOTS], now: 0, looks: 0, timeout, tick_began: Instant::now() }
     }
 
     /// Returns how long a command may take.
-    pub(super) fn timeout(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }
 
     /// Counts a command in.
     #[inline(always)]
-    pub(super) fn start(&mut self) -> Tick {
+    pub(crate) fn start(&mut self) -> Tick {
         self.counts[usize::from(self.now) % SLOTS] += 1;
         Tick(self.now)
     }
 
     /// Counts a command out.
     #[inline(always)]
-    pub(super) fn stop(&mut self, tick: Tick) {
+    pub(crate) fn stop(&mut self, tick: Tick) {
         self.counts[usize::from(tick.0) % SLOTS] -= 1;
     }
 
     /// Says whether a command is overdue. To be called at every poll.
     #[inline(always)]
-    pub(super) fn overdue(&mut self) -> bool {
+    pub(crate) fn overdue(&mut self) -> bool {
         self.looks = self.looks.wrapping_add(1);
         self.looks.is_multiple_of(LOOKS_PER_READING) && self.read_clock()
     }
