@@ -3,6 +3,9 @@
 #![doc = include_str!("../README.md")]
 #[expect(unsafe_code, reason = "maps and shares memory with devices")]
 pub mod dma;
+#[cfg(feature = "spdk")]
+#[expect(unsafe_code, reason = "calls an installed SPDK")]
+pub mod spdk;
 #[expect(unsafe_code, reason = "asks the kernel for devices and what they may reach")]
 pub mod transport;
 

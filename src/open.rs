@@ -1,11 +1,12 @@
-//! From an address to a device: `mem:`, `null:`, `file:`, `pcie:`.
+//! From an address to a device: `mem:`, `null:`, `file:`, `pcie:`, `spdk:`.
 //!
 //! An address is a scheme, a target and options: `mem:64MiB?lba=512&thread`. The first three schemes are namespaces of
-//! the embedded software controller, driven by the real driver; `pcie:` (its own file) is a controller behind vfio-pci.
-//! The schemes of peers join them here.
+//! the embedded software controller, driven by the real driver; `pcie:` is a controller behind vfio-pci and `spdk:` a
+//! block device of SPDK's, each in a file of its own.
 #![forbid(unsafe_code)]
 
 mod pcie;
+mod spdk;
 
 use core::fmt;
 use std::path::PathBuf;
@@ -66,9 +67,10 @@ impl Opened {
 ///
 /// See [`OpenError`]; nothing stays open or locked then.
 pub fn open(address: &str) -> Result<Opened, OpenError> {
-    match address.strip_prefix("pcie:") {
-        Some(rest) => pcie::open(address, rest),
-        None => open_embedded(address),
+    match address.split_once(':') {
+        Some(("pcie", rest)) => pcie::open(address, rest),
+        Some(("spdk", rest)) => spdk::open(address, rest),
+        _ => open_embedded(address),
     }
 }
 
@@ -107,6 +109,8 @@ pub fn schemes() -> &'static [(&'static str, &'static str)] {
         ("file:PATH[?size=SIZE&OPTIONS]", "a sparse file behind the embedded controller"),
         ("null:[SIZE][?OPTIONS]", "answers at once and moves no data; 1TiB by default"),
         ("pcie:DOMAIN:BUS:DEVICE.FUNCTION[/NAMESPACE][?OPTIONS]", "a drive behind vfio-pci"),
+        ("spdk:NAME[?malloc=SIZE|null=SIZE&OPTIONS]", "a block device of an installed SPDK"),
+        ("spdk:trtype:TYPE traddr:ADDRESS [...]", "a controller that SPDK's driver attaches to"),
     ]
 }
 
@@ -230,10 +234,11 @@ fn media(scheme: &str, target: &str, pairs: &[(&str, &str)]) -> Result<MediaOpti
 }
 
 fn scheme_names() -> String {
-    let names: Vec<&str> = schemes()
+    let mut names: Vec<&str> = schemes()
         .iter()
         .map(|(form, _)| &form[..=form.find(':').expect("every form has a scheme")])
         .collect();
+    names.dedup();
     names.join(" ")
 }
 
@@ -449,8 +454,8 @@ mod tests {
     #[test]
     fn every_mistake_in_an_address_is_named() {
         let cases = [
-            ("disk", "an address begins with a scheme: mem: file: null: pcie:"),
-            ("nvme:0", "unknown scheme nvme:, known are mem: file: null: pcie:"),
+            ("disk", "an address begins with a scheme: mem: file: null: pcie: spdk:"),
+            ("nvme:0", "unknown scheme nvme:, known are mem: file: null: pcie: spdk:"),
             ("mem:", "mem: needs a size, as in mem:1GiB"),
             ("mem:12XB", "\"12XB\" is not a size: write 4096, 64MiB, 8GiB"),
             ("mem:0", "a size of 0 holds nothing"),
