@@ -11,6 +11,7 @@
 //! ```
 
 mod doorbell;
+mod removal;
 pub mod vfio;
 
 pub use doorbell::Doorbell;

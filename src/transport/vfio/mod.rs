@@ -4,7 +4,6 @@
 //!   admission   sysfs only: is it NVMe, whose is it, what else is in its group    (nothing is touched)
 //!   kernel      container + group + device; arenas mapped once each, with rights
 //!   ranges      the addresses that the IOMMU has, the MSI window cut out
-//!   removal     the kernel asks for the device back
 //! ```
 //!
 //! Each device has an address space of its own, so that one device cannot reach what only another was given. The
@@ -14,7 +13,6 @@ mod admission;
 mod error;
 mod kernel;
 mod ranges;
-mod removal;
 
 pub use admission::{DRIVER, admit, holder_in, holder_of};
 pub use error::VfioError;
@@ -25,18 +23,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustix::event::PollFlags;
 use vfio_bindings::bindings::vfio::{
     VFIO_API_VERSION, VFIO_GROUP_FLAGS_VIABLE, VFIO_PCI_BAR0_REGION_INDEX,
     VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_REQ_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
     VFIO_TYPE1v2_IOMMU,
 };
 
+use super::removal::{self, Removal};
 use super::{Doorbell, Pump, Transport};
 use crate::dma::{Arena, IovaLimits, Mapper, SharedBytes};
 use crate::pci::{PciAddress, Sysfs};
 use crate::units::QueueId;
 use kernel::{Container, Group, Handles};
-use removal::Removal;
 
 /// The command register of the configuration space and its bits for memory and bus mastering (PCI 3.0, 6.2.2).
 const COMMAND: u64 = 4;
@@ -74,9 +73,8 @@ impl Vfio {
         let config = VFIO_PCI_CONFIG_REGION_INDEX;
         set_command(&handles, config, COMMAND_MEMORY | COMMAND_BUS_MASTER, 0)
             .map_err(kernel("bus mastering cannot be turned on"))?;
-        let removal = Removal::watch(&address.to_string())
-            .map_err(kernel("its removal cannot be watched for"))?;
-        if let Err(error) = handles.signal(VFIO_PCI_REQ_IRQ_INDEX, removal.event()) {
+        let removal = watch(address).map_err(kernel("its removal cannot be watched for"))?;
+        if let Err(error) = handles.signal(VFIO_PCI_REQ_IRQ_INDEX, removal.source()) {
             tracing::warn!(%address, %error, "the kernel cannot ask for the device back");
         }
         let limits = limits.unwrap_or_else(|| IovaLimits::bits(IOVA_BITS));
@@ -102,6 +100,12 @@ impl Drop for Vfio {
             tracing::debug!(address = %self.address, %error, "bus mastering was not turned off");
         }
     }
+}
+
+/// Waits for the kernel to ask for a device.
+fn watch(address: PciAddress) -> io::Result<Removal> {
+    let words = format!("the kernel asks for {address} back: it is about to be removed");
+    Removal::watch(removal::event()?, PollFlags::IN, words)
 }
 
 fn open_handles(address: PciAddress, group: u32) -> Result<Handles, VfioError> {

@@ -1,7 +1,7 @@
-//! Removal: the kernel asks for the device, and whoever uses it is told.
+//! Removal: a device is about to go, or has gone, and whoever uses it is told.
 //!
 //! A thread waits for the event, since no poll of a queue makes a system call. It tells once and ends; it also ends, told
-//! or not, when the transport goes.
+//! or not, when the transport goes. Which descriptor shows the event, and what is said then, each transport knows.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -14,50 +14,50 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 /// Who is told, with the words.
 pub(super) type Told = Box<dyn FnOnce(&str) + Send>;
 
-/// Waits for the kernel to ask for a device.
+/// Waits for a device to go.
 pub(super) struct Removal {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 struct Shared {
-    /// The kernel wants the device.
-    wanted: OwnedFd,
+    /// Shows one of `signs` when the device goes.
+    source: OwnedFd,
+    signs: PollFlags,
     /// We are going.
     end: OwnedFd,
-    name: String,
+    words: String,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    is_wanted: bool,
+    has_come: bool,
     told: Vec<Told>,
 }
 
 impl Removal {
-    /// Begins to wait.
-    pub(super) fn watch(name: &str) -> io::Result<Self> {
-        let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let (wanted, end) = (event()?, event()?);
-        let shared = Arc::new(Shared { wanted, end, name: name.into(), state: Mutex::default() });
+    /// Begins to wait for one of `signs`, an error or the end of `source`; `words` are what is told then.
+    pub(super) fn watch(source: OwnedFd, signs: PollFlags, words: String) -> io::Result<Self> {
+        let (end, state) = (event()?, Mutex::default());
+        let shared = Arc::new(Shared { source, signs, end, words, state });
         let watcher = Arc::clone(&shared);
         let builder = std::thread::Builder::new().name("udirect-removal".into());
         let thread = builder.spawn(move || watcher.wait())?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Returns the event that the kernel is to raise.
-    pub(super) fn event(&self) -> &OwnedFd {
-        &self.shared.wanted
+    /// Returns what is watched.
+    pub(super) fn source(&self) -> &OwnedFd {
+        &self.shared.source
     }
 
-    /// Has somebody told; at once, if the kernel has asked already.
+    /// Has somebody told; at once, if it has happened already.
     pub(super) fn tell(&self, told: Told) {
         let mut state = self.shared.lock();
-        if state.is_wanted {
+        if state.has_come {
             drop(state);
-            return told(&self.shared.words());
+            return told(&self.shared.words);
         }
         state.told.push(told);
     }
@@ -77,13 +77,13 @@ impl Drop for Removal {
 impl Shared {
     fn wait(&self) {
         loop {
-            let mut events = [&self.wanted, &self.end]
-                .map(|event| PollFd::from_borrowed_fd(event.as_fd(), PollFlags::IN));
+            let mut events = [(&self.source, self.signs), (&self.end, PollFlags::IN)]
+                .map(|(source, signs)| PollFd::from_borrowed_fd(source.as_fd(), signs));
             if let Err(error) = poll(&mut events, None) {
                 if error == rustix::io::Errno::INTR {
                     continue;
                 }
-                return tracing::warn!(%error, device = self.name, "its removal is no longer watched for");
+                return tracing::warn!(%error, "no longer watched for: {}", self.words);
             }
             if !events[1].revents().is_empty() {
                 return;
@@ -97,22 +97,22 @@ impl Shared {
     fn announce(&self) {
         let told = {
             let mut state = self.lock();
-            state.is_wanted = true;
+            state.has_come = true;
             core::mem::take(&mut state.told)
         };
-        let words = self.words();
         for told in told {
-            told(&words);
+            told(&self.words);
         }
-    }
-
-    fn words(&self) -> String {
-        format!("the kernel asks for {} back: it is about to be removed", self.name)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes an event that nobody has raised.
+pub(super) fn event() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
 #[cfg(test)]
@@ -123,13 +123,17 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
+    fn watch() -> Removal {
+        Removal::watch(event().unwrap(), PollFlags::IN, "it is about to go".into()).unwrap()
+    }
+
     fn raise(removal: &Removal) {
-        rustix::io::write(removal.event(), &1_u64.to_ne_bytes()).unwrap();
+        rustix::io::write(removal.source(), &1_u64.to_ne_bytes()).unwrap();
     }
 
     #[test]
     fn everybody_is_told_once_before_and_after() {
-        let removal = Removal::watch("0000:04:00.0").unwrap();
+        let removal = watch();
         let (sender, receiver) = mpsc::channel();
         for _ in 0..2 {
             let sender = sender.clone();
@@ -138,7 +142,7 @@ mod tests {
         raise(&removal);
         for _ in 0..2 {
             let words = receiver.recv_timeout(PATIENCE).unwrap();
-            assert_eq!(words, "the kernel asks for 0000:04:00.0 back: it is about to be removed");
+            assert_eq!(words, "it is about to go");
         }
         removal.tell(Box::new(move |_| sender.send("late".into()).unwrap()));
         assert_eq!(receiver.try_recv().unwrap(), "late");
@@ -149,7 +153,7 @@ mod tests {
 
     #[test]
     fn whoever_is_told_may_let_go_of_the_last_hold() {
-        let removal = Arc::new(Mutex::new(Some(Removal::watch("it").unwrap())));
+        let removal = Arc::new(Mutex::new(Some(watch())));
         let (sender, receiver) = mpsc::channel();
         let held = Arc::clone(&removal);
         removal.lock().unwrap().as_ref().unwrap().tell(Box::new(move |_| {
