@@ -2,6 +2,7 @@
 
 use core::ptr::NonNull;
 use std::fs::File;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use memmap2::MmapMut;
@@ -12,7 +13,7 @@ use super::iova;
 use super::pages::Pages;
 use super::span::SharedBytes;
 use super::window::Window;
-use super::{DmaError, PageKind, PagePolicy};
+use super::{DmaError, PAGE_BYTES, PageKind, PagePolicy};
 use crate::units::Iova;
 
 /// What a device may do with memory.
@@ -51,14 +52,23 @@ pub struct Arena {
     access: Access,
     /// Offsets that are not handed out.
     free: Mutex<FreeRanges>,
-    /// Who forgets the arena once all of it has come home, where it is not kept for others.
-    registered_with: Option<Weak<Domain>>,
+    origin: Origin,
+}
+
+/// Where the memory of an arena comes from.
+enum Origin {
+    /// It was mapped for its domain, which keeps it.
+    Domain,
+    /// Its user mapped it; the domain forgets it once all of it has come home.
+    Registered(Weak<Domain>),
+    /// Another process shares it, at an address that is that process's to choose.
+    Foreign,
 }
 
 impl Arena {
     /// Maps the memory of a new arena. Its addresses belong to the caller to reserve and release.
     pub(super) fn map(len: u64, policy: PagePolicy, access: Access) -> Result<Self, DmaError> {
-        Ok(Self::over(Pages::map(len, policy)?, access, None))
+        Ok(Self::over(Pages::map(len, policy)?, access, Origin::Domain))
     }
 
     /// Makes an arena of memory that somebody else mapped, for as long as it is in use.
@@ -67,12 +77,36 @@ impl Arena {
         access: Access,
         domain: Weak<Domain>,
     ) -> Result<Self, DmaError> {
-        Ok(Self::over(Pages::adopt(map)?, access, Some(domain)))
+        Ok(Self::over(Pages::adopt(map)?, access, Origin::Registered(domain)))
     }
 
-    fn over(pages: Pages, access: Access, registered_with: Option<Weak<Domain>>) -> Self {
+    /// Maps memory that another process shares by a descriptor, for whoever plays the device of that process. What the
+    /// device may only read is mapped read-only. No domain knows the arena, and none of it is handed out.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` where address, offset and length are not whole pages, or end beyond 2^64 or the file, which would be
+    /// a SIGBUS later; `Unsupported` where the descriptor is no file in memory or on a disk; the kernel's.
+    pub fn foreign(
+        file: File,
+        offset: u64,
+        len: u64,
+        iova: Iova,
+        access: Access,
+    ) -> io::Result<Arc<Self>> {
+        let pages = Pages::share(file, offset, len, access.device_writes())?;
+        let whole = iova.0.is_multiple_of(PAGE_BYTES as u64) && iova.0.checked_add(len).is_some();
+        if !whole {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut arena = Self::over(pages, access, Origin::Foreign);
+        arena.place(iova);
+        Ok(Arc::new(arena))
+    }
+
+    fn over(pages: Pages, access: Access, origin: Origin) -> Self {
         let free = Mutex::new(FreeRanges::new(0, pages.map.len() as u64));
-        Self { pages, iova: Iova(0), access, free, registered_with }
+        Self { pages, iova: Iova(0), access, free, origin }
     }
 
     /// Gives the arena its place in the address space; it goes back with the arena.
@@ -113,7 +147,7 @@ impl Arena {
 
     /// Says whether the memory was mapped by somebody else and registered.
     pub fn is_registered(&self) -> bool {
-        self.registered_with.is_some()
+        matches!(self.origin, Origin::Registered(_))
     }
 
     /// Returns the address of the first byte in this process, for the kernel's DMA map calls.
@@ -128,7 +162,8 @@ impl Arena {
     pub fn bytes(self: &Arc<Self>) -> SharedBytes {
         // SAFETY: the mapping lives as long as the arena, which the share keeps alive. References exist only
         // to bytes of a `DmaBuf`; a controller touches those only while they are in flight (the
-        // promise of the driver, `docs/unsafe.md`), when no reference to them exists.
+        // promise of the driver, `docs/unsafe.md`), when no reference to them exists. A foreign arena that the device may
+        // only read is mapped read-only: whoever plays the device keeps to `access`, or the processor stops it.
         unsafe { SharedBytes::new(self.start(), self.pages.map.len(), Arc::clone(self) as _) }
     }
 
@@ -176,8 +211,9 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
+        let is_ours = !matches!(self.origin, Origin::Foreign);
         // Address 0 is never handed out: an arena without a place has none to give back.
-        if self.iova != Iova(0) {
+        if is_ours && self.iova != Iova(0) {
             iova::shared().give(self.iova, self.len());
         }
     }
@@ -204,8 +240,58 @@ struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.arena.lock_free().give(self.offset, self.len);
-        if let Some(domain) = self.arena.registered_with.as_ref().and_then(Weak::upgrade) {
+        if let Origin::Registered(domain) = &self.arena.origin
+            && let Some(domain) = domain.upgrade()
+        {
             domain.forget(&self.arena);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    fn file(len: u64) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(len).unwrap();
+        file
+    }
+
+    #[test]
+    fn memory_of_another_process_is_seen_at_the_address_that_it_says() {
+        let theirs = file(16384);
+        theirs.write_all_at(b"here", 4096).unwrap();
+        let share = theirs.try_clone().unwrap();
+        let iova = Iova(0xffff_0000);
+        let arena = Arena::foreign(share, 4096, 8192, iova, Access::Both).unwrap();
+        assert_eq!((arena.iova(), arena.len(), arena.is_registered()), (iova, 8192, false));
+        let bytes = arena.bytes();
+        let mut out = [0; 4];
+        bytes.span().slice(0, 4).unwrap().read_into(&mut out);
+        assert_eq!(&out, b"here");
+        bytes.span().slice(8188, 4).unwrap().write_from(b"back");
+        theirs.read_exact_at(&mut out, 12284).unwrap();
+        assert_eq!(&out, b"back");
+        // Our own space of addresses has never heard of it: dropping it gives nothing back there.
+        drop((bytes, arena));
+    }
+
+    #[test]
+    fn what_would_be_cut_off_or_is_no_memory_is_refused() {
+        let refusal = |file, offset, len, iova| {
+            Arena::foreign(file, offset, len, Iova(iova), Access::Both).unwrap_err().kind()
+        };
+        let invalid = io::ErrorKind::InvalidInput;
+        assert_eq!(refusal(file(8192), 4096, 8192, 0), invalid, "beyond the end of its file");
+        assert_eq!(refusal(file(8192), u64::MAX - 4095, 8192, 0), invalid);
+        assert_eq!(refusal(file(8192), 100, 4096, 0), invalid);
+        assert_eq!(refusal(file(8192), 0, 100, 0), invalid);
+        assert_eq!(refusal(file(8192), 0, 0, 0), invalid);
+        assert_eq!(refusal(file(8192), 0, 8192, 100), invalid);
+        assert_eq!(refusal(file(8192), 0, 8192, u64::MAX - 4095), invalid);
+        let null = File::open("/dev/null").unwrap();
+        assert_eq!(refusal(null, 0, 4096, 0), io::ErrorKind::Unsupported);
     }
 }

@@ -125,6 +125,29 @@ impl Pages {
         Ok(pages)
     }
 
+    /// Maps part of a file that another process shares, as a whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// As `Arena::foreign`.
+    pub(super) fn share(file: File, offset: u64, len: u64, is_writable: bool) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let whole = |value: u64| value.is_multiple_of(PAGE_BYTES as u64);
+        let is_inside = offset.checked_add(len).is_some_and(|end| end <= metadata.len());
+        let length = usize::try_from(len).ok().filter(|len| *len > 0);
+        let (Some(length), true) = (length, whole(offset) && whole(len) && is_inside) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let mut options = MmapOptions::new();
+        options.offset(offset).len(length);
+        let map =
+            if is_writable { options.map_raw(&file)? } else { options.map_raw_read_only(&file)? };
+        Ok(Self { map, file: Some(file), kind: PageKind::Ordinary })
+    }
+
     /// Locks the pages. Locked pages keep a real device's mapping true. An IOMMU mapping pins them anyway,
     /// and an in-process controller does not need it, so a small limit is worth a word, not an error.
     fn lock(&self) {

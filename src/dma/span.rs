@@ -14,6 +14,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use memmap2::{Advice, MmapOptions};
+use rustix::fs::{MemfdFlags, SealFlags};
 
 /// A piece of shared memory, kept alive by whoever owns the mapping.
 #[derive(Clone)]
@@ -35,7 +36,7 @@ impl SharedBytes {
     ///
     /// # Safety
     ///
-    /// The range is mapped readable and writable for as long as `keep` lives, and nobody holds a
+    /// The range is mapped readable for as long as `keep` lives, and writable or never written to; nobody holds a
     /// reference to any byte of it while a share exists, except to bytes that no share is asked about.
     pub(super) unsafe fn new(
         start: NonNull<u8>,
@@ -58,6 +59,21 @@ impl SharedBytes {
         // SAFETY: `map` moves into `keep`, which unmaps only when the last share is gone; its own
         // `&mut [u8]` is never asked for again, since `Any` has no way to it.
         Ok(unsafe { Self::new(start, len, Arc::new(map)) })
+    }
+
+    /// Makes `len` bytes of zeroes that can be shared with another process by the file that is returned: they begin at
+    /// `offset` there. Nobody can shorten the file, which would make reaching for them a SIGBUS.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn shareable(offset: u64, len: usize) -> io::Result<(Self, File)> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = File::from(rustix::fs::memfd_create("udirect-shared", flags)?);
+        file.set_len(offset + len as u64)?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals)?;
+        Ok((Self::of_device(&file, offset, len as u64)?, file))
     }
 
     /// Maps a region of a device: its registers, which change by themselves and act on being written.
@@ -383,6 +399,17 @@ mod tests {
         assert!(span.slice(4096, 0).is_some());
         assert!(span.slice(4095, 2).is_none());
         assert!(span.slice(1, usize::MAX).is_none());
+    }
+
+    #[test]
+    fn shared_bytes_are_those_of_their_file_which_keeps_its_length() {
+        let (bytes, file) = SharedBytes::shareable(4096, 8192).unwrap();
+        bytes.span().store32(8, 7, Ordering::Release);
+        let mut out = [0; 4];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut out, 4104).unwrap();
+        assert_eq!((u32::from_ne_bytes(out), bytes.len()), (7, 8192));
+        assert!(file.set_len(4096).is_err());
+        assert!(file.set_len(1 << 20).is_err());
     }
 
     #[test]
