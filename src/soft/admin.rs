@@ -151,7 +151,8 @@ impl Admin {
         if shape.iv() > core.options.max_queues {
             return Err(Status::INVALID_INTERRUPT_VECTOR);
         }
-        let made = core.make_completion_queue(asked.id, asked.entries, asked.iova);
+        let vector = shape.ien().then_some(shape.iv());
+        let made = core.make_completion_queue(asked.id, asked.entries, asked.iova, vector);
         made.map(|()| 0).ok_or(Status::DATA_TRANSFER_ERROR)
     }
 

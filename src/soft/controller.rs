@@ -5,7 +5,9 @@
 //! Invariant: the thread runs only while the controller is ready, and is joined before queues are let go.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -18,6 +20,7 @@ use super::options::{Execution, Options, SoftError};
 use super::registers::{Change, Registers};
 use super::thread::Worker;
 use crate::dma::{Arena, IovaLimits, Mapper};
+use crate::spec::registers::offset::DOORBELLS;
 use crate::transport::{Doorbell, Pump, Transport};
 use crate::units::QueueId;
 
@@ -69,6 +72,67 @@ impl Controller {
             self.core.raise(Event::CriticalWarning(new));
         }
         self.core.admin().look_at_temperature(&self.core);
+    }
+
+    /// Starts over: registers are as they were made, queues and settings are gone. Media and mappings stay.
+    pub fn reset(&self) {
+        let mut registers = self.registers();
+        *registers = Registers::new(&self.core.options);
+        self.change(&mut registers, Change::Disable);
+    }
+
+    /// Makes everything durable that the media keep.
+    ///
+    /// # Errors
+    ///
+    /// When a medium cannot be flushed.
+    pub fn flush(&self) -> io::Result<()> {
+        let flushed = self.core.namespaces.iter().try_for_each(Namespace::shut_down);
+        flushed.map_err(|_| io::Error::other("a medium cannot be flushed"))
+    }
+
+    /// Returns the file behind the doorbells, to be shared with another process: they begin at 0x1000 there, as among the
+    /// registers. `None` unless the options ask for it.
+    pub fn doorbells_file(&self) -> Option<&File> {
+        self.core.doorbells_file.as_ref()
+    }
+
+    /// Says whether queues are served by a thread of the controller's own.
+    pub fn has_thread(&self) -> bool {
+        self.core.options.execution == Execution::Thread
+    }
+
+    /// Returns how many bytes the registers have, doorbells included.
+    pub fn register_bytes(&self) -> u64 {
+        u64::from(DOORBELLS) + self.core.doorbells.len() as u64
+    }
+
+    /// Returns how many interrupt vectors there are: one for the admin queue, and as many as there are queue pairs.
+    pub fn vectors(&self) -> u16 {
+        self.core.options.max_queues + 1
+    }
+
+    /// Has a vector raise an eventfd of the host's from now on, or nothing. Only a controller with a thread, or one that
+    /// is stepped, raises any.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if there is no such vector; the kernel's.
+    pub fn route_interrupt(&self, vector: u16, event: Option<OwnedFd>) -> io::Result<()> {
+        if vector >= self.vectors() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.core.interrupts.route(vector, event)
+    }
+
+    /// Raises a vector, as a completion would.
+    pub fn raise_interrupt(&self, vector: u16) {
+        self.core.interrupts.raise(vector);
+    }
+
+    /// Has no vector raise anything.
+    pub fn forget_interrupts(&self) {
+        self.core.interrupts.clear();
     }
 
     fn registers(&self) -> MutexGuard<'_, Registers> {

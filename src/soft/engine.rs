@@ -6,6 +6,7 @@
 //! or all of them in rising order, then the sanitize, then the leaves (events, error log, spoilt blocks, disks).
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +14,7 @@ use super::admin::Admin;
 use super::counters::DeviceCounters;
 use super::events::{Event, Events};
 use super::group::Group;
+use super::interrupts::Interrupts;
 use super::iommu::{Iommu, Purpose};
 use super::logs::ErrorLog;
 use super::namespace::Namespace;
@@ -23,6 +25,7 @@ use super::sanitize::Sanitize;
 use super::shadow::ShadowPages;
 use crate::dma::{Arena, PAGE_BYTES, Ring, SharedBytes};
 use crate::spec::registers::doorbell_offset;
+use crate::spec::registers::offset::DOORBELLS;
 use crate::spec::status::Status;
 use crate::units::{Iova, QueueId};
 
@@ -58,6 +61,9 @@ pub(super) struct Core {
     groups_end: AtomicU32,
     /// The register space from the first doorbell on.
     pub(super) doorbells: SharedBytes,
+    /// The file behind them, where they can be shared: offsets in it are those of registers.
+    pub(super) doorbells_file: Option<File>,
+    pub(super) interrupts: Interrupts,
     /// Set with `fatal`, and at a shutdown: no queue is served.
     stopped: AtomicBool,
     fatal: AtomicBool,
@@ -78,7 +84,7 @@ impl Core {
         let namespaces =
             options.namespaces.iter().map(Namespace::open).collect::<Result<Box<[_]>, _>>()?;
         let queues = usize::from(options.max_queues) + 1;
-        let doorbells = doorbell_space(&options)?;
+        let (doorbells, doorbells_file) = doorbell_space(&options)?;
         let always_detours = options.interposer.is_some()
             || namespaces.iter().any(|one| one.disk().is_some() || one.metadata().is_some());
         Ok(Self {
@@ -92,6 +98,8 @@ impl Core {
             group_of: (0..queues).map(|_| AtomicU32::new(NO_GROUP)).collect(),
             groups_end: AtomicU32::new(0),
             doorbells,
+            doorbells_file,
+            interrupts: Interrupts::default(),
             stopped: AtomicBool::new(false),
             fatal: AtomicBool::new(false),
             write_through: AtomicBool::new(!options.volatile_write_cache),
@@ -124,11 +132,12 @@ impl Core {
         if self.stopped.load(Ordering::Acquire) {
             return 0;
         }
-        match self.group(id).as_deref_mut() {
-            None => 0,
-            Some(group) if id == QueueId::ADMIN.0 => self.admin().serve(self, group),
-            Some(group) => group.serve(self),
-        }
+        self.group(id).as_deref_mut().map_or(0, |group| self.turn(id, group))
+    }
+
+    #[inline]
+    fn turn(&self, id: u16, group: &mut Group) -> usize {
+        if id == QueueId::ADMIN.0 { self.admin().serve(self, group) } else { group.serve(self) }
     }
 
     /// Says whether commands take the detour. It changes only while every queue is held.
@@ -163,10 +172,24 @@ impl Core {
 
     // Queues.
 
-    /// Serves every queue once.
+    /// Serves every queue once, and raises the interrupts of those that got completions.
     pub(super) fn serve_all(&self) -> usize {
         let groups = self.groups_end.load(Ordering::Acquire);
-        (0..groups as u16).map(|id| self.serve_group(id)).sum()
+        (0..groups as u16).map(|id| self.serve_and_interrupt(id)).sum()
+    }
+
+    /// Serves a group for a host that may wait for interrupts; one that gives turns itself looks anyway.
+    fn serve_and_interrupt(&self, id: u16) -> usize {
+        if self.stopped.load(Ordering::Acquire) {
+            return 0;
+        }
+        let mut slot = self.group(id);
+        let Some(group) = slot.as_deref_mut() else { return 0 };
+        let served = self.turn(id, group);
+        if let Some(vector) = group.cq.interrupt() {
+            self.interrupts.raise(vector);
+        }
+        served
     }
 
     /// Serves every queue once, after a look at the doorbells that belong to none.
@@ -194,10 +217,17 @@ impl Core {
     }
 
     /// Makes a completion queue, or returns `None` if its memory is not the device's to write.
-    pub(super) fn make_completion_queue(&self, id: u16, entries: u32, iova: u64) -> Option<()> {
+    /// `vector` is the interrupt that it raises.
+    pub(super) fn make_completion_queue(
+        &self,
+        id: u16,
+        entries: u32,
+        iova: u64,
+        vector: Option<u16>,
+    ) -> Option<()> {
         let share = self.iommu.share(Iova(iova), entries as usize * 16, Purpose::ToHost)?;
         let head = self.doorbell(id, true)?;
-        let queue = CompletionQueue::new(id, iova, Ring::over(share, entries)?, head);
+        let queue = CompletionQueue::new(id, iova, Ring::over(share, entries)?, head, vector);
         *self.group(id) = Some(Group::new(queue));
         self.groups_end.fetch_max(u32::from(id) + 1, Ordering::AcqRel);
         Some(())
@@ -235,7 +265,7 @@ impl Core {
 
     pub(super) fn make_admin_queues(&self, queues: AdminQueues) -> Option<()> {
         let ((sqes, sq), (cqes, cq)) = (queues.submission, queues.completion);
-        self.make_completion_queue(QueueId::ADMIN.0, cqes, cq)?;
+        self.make_completion_queue(QueueId::ADMIN.0, cqes, cq, Some(0))?;
         let mut group = self.group(QueueId::ADMIN.0);
         self.make_submission_queue(group.as_deref_mut()?, QueueId::ADMIN.0, sqes, sq)
     }
@@ -386,7 +416,10 @@ impl Core {
             group.work.dma.tlb.clear();
             let rings = group.sqs.iter().any(|queue| queue.lies_in(base, len));
             if shadowed || rings || group.cq.lies_in(base, len) {
-                self.fail("a queue's memory was unmapped");
+                // After a shutdown a host may take its memory back without a word.
+                if !self.stopped.load(Ordering::Acquire) {
+                    self.fail("a queue's memory was unmapped");
+                }
                 self.drop_group(&mut slot);
             }
         }
@@ -417,9 +450,13 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Maps the doorbell registers of every queue on offer, in whole pages.
-fn doorbell_space(options: &Options) -> Result<SharedBytes, SoftError> {
+fn doorbell_space(options: &Options) -> Result<(SharedBytes, Option<File>), SoftError> {
     let count = 2 * (usize::from(options.max_queues) + 1);
     let len = (count * (4 << options.doorbell_stride)).next_multiple_of(PAGE_BYTES);
     let memory = |source| SoftError::Memory { bytes: len as u64, source };
-    SharedBytes::anonymous(len).map_err(memory)
+    if !options.shared_doorbells {
+        return Ok((SharedBytes::anonymous(len).map_err(memory)?, None));
+    }
+    let (bytes, file) = SharedBytes::shareable(DOORBELLS.into(), len).map_err(memory)?;
+    Ok((bytes, Some(file)))
 }

@@ -33,6 +33,7 @@ mod features;
 mod group;
 mod identify;
 mod interposer;
+mod interrupts;
 mod interval;
 mod io;
 mod iommu;

@@ -43,6 +43,8 @@ pub struct Options {
     pub volatile_write_cache: bool,
     /// CAP.DSTRD: doorbells are `4 << stride` bytes apart. At 4 and more, two cores never share a cache line.
     pub doorbell_stride: u8,
+    /// Whether the doorbells are in memory that can be shared with another process (`Controller::doorbells_file`).
+    pub shared_doorbells: bool,
     /// How long the controller takes to become ready.
     pub ready_delay: Duration,
     /// Model number, up to 40 printable ASCII characters.
@@ -69,6 +71,7 @@ impl Default for Options {
             shadow_doorbells: false,
             volatile_write_cache: true,
             doorbell_stride: 4,
+            shared_doorbells: false,
             ready_delay: Duration::ZERO,
             model: "udirect software controller".into(),
             serial: "UD0001".into(),

@@ -212,11 +212,21 @@ pub(super) struct CompletionQueue {
     /// The phase tag of this pass; the first is 1 (NVMe Base 2.0, 4.2.4).
     phase: bool,
     bad: Option<u32>,
+    /// The interrupt that completions raise, and the tail that the last one told of.
+    vector: Option<u16>,
+    told_tail: u32,
 }
 
 impl CompletionQueue {
-    pub(super) fn new(id: u16, iova: u64, ring: Ring<2>, head: Index) -> Self {
-        Self { id, iova, ring, head, known_head: 0, tail: 0, phase: true, bad: None }
+    pub(super) fn new(id: u16, iova: u64, ring: Ring<2>, head: Index, vector: Option<u16>) -> Self {
+        let (known_head, tail, told_tail) = (0, 0, 0);
+        Self { id, iova, ring, head, known_head, tail, phase: true, bad: None, vector, told_tail }
+    }
+
+    /// Returns the interrupt to be raised, if completions were posted since the last call.
+    pub(super) fn interrupt(&mut self) -> Option<u16> {
+        let is_news = core::mem::replace(&mut self.told_tail, self.tail) != self.tail;
+        self.vector.filter(|_| is_news)
     }
 
     /// Says whether the ring touches `len` bytes at `iova`.

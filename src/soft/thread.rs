@@ -1,4 +1,4 @@
-//! A thread that serves every queue: spins while there is work, then yields, then sleeps a little.
+//! A thread that serves every queue: spins while there is work, then yields, then sleeps, longer after a while.
 //!
 //! [`Worker`] owns the thread and joins it when dropped. The thread holds the core, never the
 //! controller, so that dropping the controller ends it.
@@ -18,8 +18,14 @@ const SPINS: u32 = 2000;
 /// Empty passes before it sleeps between passes.
 const YIELDS: u32 = 20_000;
 
-/// How long it sleeps then: the latency of the first command after a long pause.
+/// How long it sleeps then: the latency of the first command after a pause.
 const SLEEP: Duration = Duration::from_micros(50);
+
+/// Empty passes before it sleeps long: a second at least, after which nobody is in a hurry.
+const NAPS: u32 = YIELDS + 20_000;
+
+/// How long it sleeps then: the latency of the first command after a long pause. An idle server wakes up as often.
+const LONG_SLEEP: Duration = Duration::from_millis(1);
 
 /// A running thread.
 pub(super) struct Worker {
@@ -60,7 +66,8 @@ fn serve(core: &Core, stop: &AtomicBool) {
         match idle {
             0..SPINS => std::hint::spin_loop(),
             SPINS..YIELDS => std::thread::yield_now(),
-            _ => std::thread::sleep(SLEEP),
+            YIELDS..NAPS => std::thread::sleep(SLEEP),
+            _ => std::thread::sleep(LONG_SLEEP),
         }
     }
 }

@@ -226,9 +226,14 @@ impl Host {
         admin
     }
 
+    /// Makes the memory of a queue pair that the controller has not heard of.
+    pub(super) fn bare_queue(&self, id: u16, entries: u32) -> Queue {
+        Queue::new(self, id, entries, entries)
+    }
+
     /// Makes an I/O queue pair.
     pub(super) fn queue(&self, admin: &mut Queue, id: u16, entries: u32) -> Queue {
-        let queue = Queue::new(self, id, entries, entries);
+        let queue = self.bare_queue(id, entries);
         assert_eq!(admin.run(create_cq(id, entries, queue.windows.1.iova().0)).status, 0);
         assert_eq!(admin.run(create_sq(id, entries, queue.windows.0.iova().0, id)).status, 0);
         queue

@@ -1,12 +1,15 @@
 //! Queues: full, wrapped, shared, as deep as they get, shadowed, rung wrongly, on a thread.
 #![forbid(unsafe_code)]
 
-use super::host::{Host, Sqe, bytes, create_cq, create_sq, fill, small, threaded};
+use super::host::{Host, Queue, Sqe, bytes, create_cq, create_sq, fill, small, threaded};
 use crate::dma::{Access, Ring};
 use crate::soft::{Execution, Options};
 use crate::spec::registers::doorbell_offset;
 use crate::units::QueueId;
 use core::sync::atomic::Ordering;
+use rustix::event::{EventfdFlags, eventfd};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// Dword 0 of the event that a doorbell was rung with what cannot be: an error, its log is page 1.
 const INVALID_VALUE: u32 = 1 << 16 | 1 << 8;
@@ -239,4 +242,74 @@ fn queues_that_cannot_be_made_say_why() {
     assert_eq!(admin.run(Sqe::new(0, 0).cdw([1])).status, 0);
     assert_eq!(admin.run(Sqe::new(4, 0).cdw([1])).status, 0);
     assert_eq!(host.queue(&mut admin, 1, 64).run(Sqe::new(0, 1)).status, 0);
+}
+
+#[test]
+fn completions_raise_the_vector_of_their_queue_once_a_turn() {
+    let (host, mut admin) = Host::up(Options { execution: Execution::Stepped, ..small() });
+    let events: Vec<OwnedFd> =
+        (0..3).map(|_| eventfd(0, EventfdFlags::NONBLOCK).unwrap()).collect();
+    for (vector, event) in events.iter().enumerate() {
+        host.controller.route_interrupt(vector as u16, Some(event.try_clone().unwrap())).unwrap();
+    }
+    let raised = || {
+        let mut count = [0; 8];
+        let read = |event: &OwnedFd| rustix::io::read(event, &mut count).is_ok();
+        events.iter().map(read).collect::<Vec<_>>()
+    };
+    let step = |admin: &mut Queue, sqe| {
+        admin.push(sqe);
+        admin.ring();
+        host.controller.step();
+        assert_eq!(admin.poll().map(|cqe| cqe.status), Some(0));
+    };
+    // The first queue asks for vector 2, the second for none.
+    let (mut first, mut second) = (host.bare_queue(1, 16), host.bare_queue(2, 16));
+    for (queue, id, interrupts) in [(&first, 1, 2 | 2 << 16), (&second, 2, 0)] {
+        let (sq, cq) = (queue.windows.0.iova().0, queue.windows.1.iova().0);
+        let size = id | 15 << 16;
+        step(&mut admin, Sqe::new(0x05, 0).prp(cq, 0).cdw([size, 1 | interrupts]));
+        step(&mut admin, create_sq(id as u16, 16, sq, id as u16));
+    }
+    assert_eq!(raised(), [true, false, false], "the admin queue has vector 0");
+    for queue in [&mut first, &mut second] {
+        queue.push_all(Sqe::new(0, 1), 3);
+        queue.ring();
+    }
+    host.controller.step();
+    assert_eq!(raised(), [false, false, true]);
+    host.controller.step();
+    assert_eq!(raised(), [false; 3], "nothing new, nothing raised");
+    assert_eq!((first.wait().cid, second.wait().cid), (0, 0));
+}
+
+#[test]
+fn a_controller_that_was_reset_starts_over_and_keeps_its_mappings() {
+    let (host, _admin, mut queue) = Host::with_queue(threaded());
+    assert_eq!(queue.run(Sqe::new(0, 1)).status, 0);
+    host.controller.reset();
+    let registers = [0x14, 0x1c, 0x24, 0x28].map(|at| host.transport.read32(at));
+    assert_eq!(registers, [0; 4], "CC, CSTS, AQA, ASQ");
+    queue.push(Sqe::new(0, 1));
+    queue.ring();
+    assert_eq!(queue.peek(), None);
+    let mut admin = host.enable();
+    let mut queue = host.queue(&mut admin, 1, 16);
+    assert_eq!(queue.run(Sqe::new(0, 1)).status, 0);
+}
+
+#[test]
+fn after_a_shutdown_memory_may_go_without_a_word() {
+    let (mut host, _admin, _queue) = Host::with_queue(threaded());
+    host.transport.write32(0x14, host.transport.read32(0x14) | 1 << 14);
+    assert_eq!(host.transport.read32(0x1c) >> 2 & 3, 2, "shutdown complete");
+    drop(host.attachment.take());
+    assert_eq!(host.transport.read32(0x1c) >> 1 & 1, 0, "no fatal status");
+    host.attachment = Some(host.domain.attach(Arc::clone(&host.transport) as _).unwrap());
+    host.transport.write32(0x14, 0);
+    let mut admin = host.enable();
+    assert_eq!(host.queue(&mut admin, 1, 16).run(Sqe::new(0, 1)).status, 0);
+    // While it works, it is an error of the host.
+    drop(host.attachment.take());
+    assert_eq!(host.transport.read32(0x1c) >> 1 & 1, 1, "fatal status");
 }
