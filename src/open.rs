@@ -1,10 +1,11 @@
 //! From an address to a device: `mem:`, `null:`, `file:`, `pcie:`, `spdk:`.
 //!
 //! An address is a scheme, a target and options: `mem:64MiB?lba=512&thread`. The first three schemes are namespaces of
-//! the embedded software controller, driven by the real driver; `pcie:` is a controller behind vfio-pci and `spdk:` a
-//! block device of SPDK's, each in a file of its own.
+//! the embedded software controller, driven by the real driver; `pcie:` (over `driven`) is a controller behind vfio-pci and
+//! `spdk:` a block device of SPDK's.
 #![forbid(unsafe_code)]
 
+mod driven;
 mod pcie;
 mod spdk;
 
@@ -202,9 +203,7 @@ impl Address {
             return Err(format!("an address begins with a scheme: {}", scheme_names()));
         };
         let (target, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let pairs = query.split('&').filter(|pair| !pair.is_empty());
-        let pairs: Vec<(&str, &str)> =
-            pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect();
+        let pairs: Vec<(&str, &str)> = driven::pairs(query).collect();
         let media = media(scheme, target, &pairs)?;
         let mut built = Built::new(media);
         for (key, value) in &pairs {

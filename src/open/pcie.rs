@@ -1,22 +1,12 @@
 //! `pcie:0000:04:00.0/1`: a namespace of a controller behind vfio-pci.
-//!
-//! A process opens a controller once, and its namespaces share it: VFIO hands a group to one holder only. The options of
-//! whoever comes first count. The invariant: a controller in the table below is open, or about to be closed.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-
-use super::{OpenError, Opened, application_tag, boolean, metadata_use, number, parse_size};
-use crate::dma::{Domain, DomainOptions};
-use crate::nvme::{self, Controller};
+use super::driven::{self, pairs};
+use super::{OpenError, Opened, boolean};
+use crate::nvme;
 use crate::pci::PciAddress;
-use crate::transport::Transport;
 use crate::transport::vfio::Vfio;
 use crate::units::NamespaceId;
-
-/// The controllers of this process.
-static OPEN: Mutex<Option<HashMap<PciAddress, Weak<Controller>>>> = Mutex::new(None);
 
 /// What stands behind `pcie:`.
 #[derive(Debug)]
@@ -26,31 +16,14 @@ struct Target {
     driver: nvme::Options,
 }
 
-/// The keys that an address may have.
-const KEYS: &str = "queues max_transfer sgl shadow metadata apptag noiommu";
-
 /// Opens the namespace at `address`, whose scheme is taken off in `rest`.
 pub(super) fn open(address: &str, rest: &str) -> Result<Opened, OpenError> {
     let target = Target::parse(rest)
         .map_err(|problem| OpenError::Address { address: address.into(), problem })?;
-    let failed = |source| OpenError::Device { address: address.into(), source };
-    let namespace = target.namespace;
-    // Held until the controller is in the table: who comes second waits and shares it.
-    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let open = open.get_or_insert_default();
-    let controller = match open.get(&target.controller).and_then(Weak::upgrade) {
-        Some(controller) => controller,
-        None => {
-            let transport: Arc<dyn Transport> =
-                Vfio::open(target.controller).map_err(OpenError::Vfio)?;
-            let domain = Domain::new(DomainOptions::default());
-            let controller = nvme::connect(&transport, &domain, target.driver).map_err(failed)?;
-            open.insert(target.controller, Arc::downgrade(&controller));
-            controller
-        }
-    };
-    let device = Arc::new(controller.namespace(namespace, address).map_err(failed)?);
-    Ok(Opened { device, controller: Some(controller), namespace, made: None })
+    let Target { controller, namespace, driver } = target;
+    driven::open(address, format!("pcie:{controller}"), namespace, driver, || {
+        Ok(Vfio::open(controller).map_err(OpenError::Vfio)?)
+    })
 }
 
 impl Target {
@@ -58,42 +31,26 @@ impl Target {
         let (target, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (controller, namespace) = target.split_once('/').unwrap_or((target, "1"));
         let controller: PciAddress = controller.parse().map_err(|error| format!("{error}"))?;
-        let namespace = number("namespace", namespace, 1, u32::MAX - 1)?;
+        let namespace = driven::namespace(namespace)?;
         let mut driver = nvme::Options::default();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        for (key, value) in pairs(query) {
             set(&mut driver, key, value)?;
         }
-        Ok(Self { controller, namespace: NamespaceId(namespace), driver })
+        Ok(Self { controller, namespace, driver })
     }
 }
 
 fn set(driver: &mut nvme::Options, key: &str, value: &str) -> Result<(), String> {
     match key {
-        "queues" => {
-            let count = number(key, value, 1, 65_535)?;
-            driver.queues = u16::try_from(count).expect("the bound is 16 bits wide");
-        }
-        "max_transfer" => {
-            let bytes = parse_size(value)?;
-            if bytes < 4096 {
-                return Err(format!("max_transfer={value} is below 4096, a page at least"));
-            }
-            driver.transfer_max = Some(bytes);
-        }
-        "sgl" => driver.sgl = boolean(key, value)?,
-        "metadata" => driver.metadata = metadata_use(value)?,
-        "apptag" => driver.application_tag = application_tag(value)?,
-        "shadow" => driver.shadow_doorbells = boolean(key, value)?,
         "noiommu" if boolean(key, value)? => {
-            return Err("noiommu lets the device write all memory, and needs a kernel with \
-                        CONFIG_VFIO_NOIOMMU, which this version does not drive"
-                .into());
+            Err("noiommu lets the device write all memory, and needs a kernel with \
+                 CONFIG_VFIO_NOIOMMU, which this version does not drive"
+                .into())
         }
-        "noiommu" => {}
-        other => return Err(format!("unknown option {other}, known are {KEYS}")),
+        "noiommu" => Ok(()),
+        _ => driven::set(driver, key, value)?
+            .ok_or_else(|| format!("unknown option {key}, known are {} noiommu", driven::KEYS)),
     }
-    Ok(())
 }
 
 #[cfg(test)]
