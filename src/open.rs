@@ -1,13 +1,14 @@
-//! From an address to a device: `mem:`, `null:`, `file:`, `pcie:`, `spdk:`.
+//! From an address to a device: `mem:`, `null:`, `file:`, `pcie:`, `vfio-user:`, `spdk:`.
 //!
 //! An address is a scheme, a target and options: `mem:64MiB?lba=512&thread`. The first three schemes are namespaces of
-//! the embedded software controller, driven by the real driver; `pcie:` (over `driven`) is a controller behind vfio-pci and
-//! `spdk:` a block device of SPDK's.
+//! the embedded software controller, driven by the real driver; `pcie:` is a controller behind vfio-pci and `vfio-user:` one
+//! in another process (a file each, `driven` is what they share); `spdk:` is a block device of SPDK's.
 #![forbid(unsafe_code)]
 
 mod driven;
 mod pcie;
 mod spdk;
+mod vfio_user;
 
 use core::fmt;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use crate::soft::{
     self, Execution, MediaOptions, MetadataOptions, NamespaceOptions, ProtectionOptions, SoftError,
 };
 use crate::transport::vfio::VfioError;
+use crate::transport::vfio_user::VfioUserError;
 use crate::units::{LbaSize, NamespaceId};
 
 /// A device that was opened.
@@ -70,6 +72,7 @@ impl Opened {
 pub fn open(address: &str) -> Result<Opened, OpenError> {
     match address.split_once(':') {
         Some(("pcie", rest)) => pcie::open(address, rest),
+        Some(("vfio-user", rest)) => vfio_user::open(address, rest),
         Some(("spdk", rest)) => spdk::open(address, rest),
         _ => open_embedded(address),
     }
@@ -110,6 +113,10 @@ pub fn schemes() -> &'static [(&'static str, &'static str)] {
         ("file:PATH[?size=SIZE&OPTIONS]", "a sparse file behind the embedded controller"),
         ("null:[SIZE][?OPTIONS]", "answers at once and moves no data; 1TiB by default"),
         ("pcie:DOMAIN:BUS:DEVICE.FUNCTION[/NAMESPACE][?OPTIONS]", "a drive behind vfio-pci"),
+        (
+            "vfio-user:PATH[?ns=NAMESPACE&OPTIONS]",
+            "a controller in another process, behind its socket",
+        ),
         ("spdk:NAME[?malloc=SIZE|null=SIZE&OPTIONS]", "a block device of an installed SPDK"),
         ("spdk:trtype:TYPE traddr:ADDRESS [...]", "a controller that SPDK's driver attaches to"),
     ]
@@ -146,6 +153,9 @@ pub enum OpenError {
     /// The controller cannot be reached.
     #[error(transparent)]
     Vfio(VfioError),
+    /// The target in another process cannot be reached.
+    #[error(transparent)]
+    VfioUser(VfioUserError),
     /// The device failed, or is not as asked.
     #[error("{address}")]
     Device {
@@ -162,6 +172,7 @@ impl OpenError {
         match self {
             Self::Address { .. } | Self::Embedded { .. } | Self::NoController { .. } => true,
             Self::Vfio(error) => !matches!(error, VfioError::Kernel { .. }),
+            Self::VfioUser(error) => error.is_usage(),
             // What was asked for is not there; or there is too little memory for it.
             Self::Device { source, .. } => matches!(
                 source.kind(),
@@ -453,8 +464,8 @@ mod tests {
     #[test]
     fn every_mistake_in_an_address_is_named() {
         let cases = [
-            ("disk", "an address begins with a scheme: mem: file: null: pcie: spdk:"),
-            ("nvme:0", "unknown scheme nvme:, known are mem: file: null: pcie: spdk:"),
+            ("disk", "an address begins with a scheme: mem: file: null: pcie: vfio-user: spdk:"),
+            ("nvme:0", "unknown scheme nvme:, known are mem: file: null: pcie: vfio-user: spdk:"),
             ("mem:", "mem: needs a size, as in mem:1GiB"),
             ("mem:12XB", "\"12XB\" is not a size: write 4096, 64MiB, 8GiB"),
             ("mem:0", "a size of 0 holds nothing"),

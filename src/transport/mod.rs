@@ -1,6 +1,7 @@
 //! Reaching a controller: its registers, its doorbells, and the memory it is to see.
 //!
-//! A [`Transport`] is one controller within reach: in-process (the software controller) or behind vfio-pci ([`vfio`]). The driver cannot tell which it drives, with one exception that it
+//! A [`Transport`] is one controller within reach: in-process (the software controller),
+//! behind vfio-pci ([`vfio`]), or in another process ([`vfio_user`]). The driver cannot tell which it drives, with one exception that it
 //! may not look behind: a controller that has no processor of its own is given turns ([`Pump`]).
 //!
 //! ```text
@@ -13,6 +14,7 @@
 mod doorbell;
 mod removal;
 pub mod vfio;
+pub mod vfio_user;
 
 pub use doorbell::Doorbell;
 
