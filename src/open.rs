@@ -78,6 +78,31 @@ pub fn open(address: &str) -> Result<Opened, OpenError> {
     }
 }
 
+/// Returns what the embedded controller at an address is made of, for those who offer it to others and do not drive it.
+///
+/// ```
+/// let options = udirect::open::embedded("mem:64MiB?queues=8")?;
+/// assert_eq!(options.max_queues, 8);
+/// assert!(udirect::open::embedded("mem:64MiB?ns=1").is_err());
+/// # Ok::<(), udirect::open::OpenError>(())
+/// ```
+///
+/// # Errors
+///
+/// When it is no address of an embedded controller, or says something to the driver.
+pub fn embedded(address: &str) -> Result<soft::Options, OpenError> {
+    let problem = |problem| OpenError::Address { address: address.into(), problem };
+    if let Some((scheme @ ("pcie" | "vfio-user"), _)) = address.split_once(':') {
+        return Err(problem(format!("{scheme}: is no embedded controller: name mem: file: null:")));
+    }
+    let (_, query) = address.split_once('?').unwrap_or((address, ""));
+    let said = driven::pairs(query).find(|(key, _)| DRIVER_KEYS.contains(key));
+    if let Some((key, _)) = said {
+        return Err(problem(format!("{key}= is for whoever drives the controller")));
+    }
+    Address::parse(address).map(|parsed| parsed.options)
+}
+
 fn open_embedded(address: &str) -> Result<Opened, OpenError> {
     let parsed = Address::parse(address)?;
     let failed = |source| OpenError::Device { address: address.into(), source };
@@ -269,6 +294,9 @@ struct Built {
 /// The keys that an address may have.
 const KEYS: &str = "size lba ns namespaces mdts noiob awupf sgl shadow queues entries thread vwc max_transfer \
      ms mset pi pil metadata apptag";
+
+/// Those of them that say something to the driver, and nothing to the controller.
+const DRIVER_KEYS: [&str; 4] = ["ns", "max_transfer", "metadata", "apptag"];
 
 impl Built {
     fn new(media: MediaOptions) -> Self {

@@ -104,6 +104,13 @@ pub(super) enum Verb {
     },
     /// Gives drives to the program and back to the kernel.
     Setup(SetupArgs),
+    /// Offers the embedded controller to other processes.
+    Emulate {
+        /// What it is made of.
+        address: String,
+        /// Where the socket is to be.
+        folder: PathBuf,
+    },
     /// Writes completions for a shell.
     Completions(Shell),
     /// Writes the manual page.
@@ -175,7 +182,7 @@ pub(super) fn command() -> Command {
         .after_help(EXIT_CODES)
         .subcommands([bench(), list(), identify()])
         .subcommands(inspect::commands())
-        .subcommands([store::command(), machine::doctor(), machine::setup()])
+        .subcommands([store::command(), machine::doctor(), machine::setup(), emulate()])
         .subcommands([completions(), man()])
 }
 
@@ -253,6 +260,21 @@ fn identify() -> Command {
         .arg(style())
 }
 
+fn emulate() -> Command {
+    let folder = Arg::new("listen")
+        .long("listen")
+        .value_name("FOLDER")
+        .help("where the socket `cntrl` is to be; the folder is made if it is missing")
+        .required(true)
+        .value_parser(value_parser!(PathBuf));
+    let address = Arg::new("address")
+        .value_name("ADDRESS")
+        .help("what the controller is made of: mem: file: null:, with their options")
+        .required(true);
+    verb("emulate", "Offer the embedded controller to other processes over vfio-user, until Ctrl-C")
+        .args([folder, address])
+}
+
 fn style() -> Arg {
     Arg::new("style")
         .short('o')
@@ -286,6 +308,10 @@ fn read(matches: &ArgMatches) -> Args {
         "store" => Verb::Store(store::read(given)),
         "doctor" => Verb::Doctor { addresses: strings(given, "address"), style: read_style(given) },
         "setup" => Verb::Setup(machine::read(given)),
+        "emulate" => Verb::Emulate {
+            address: one(given, "address").expect("the address is required"),
+            folder: one(given, "listen").expect("the folder is required"),
+        },
         "completions" => Verb::Completions(one(given, "shell").expect("the shell is required")),
         name => inspect::read(name, given).unwrap_or(Verb::Man),
     };

@@ -15,6 +15,7 @@
 mod args;
 mod bench;
 mod doctor;
+mod emulate;
 mod error_log;
 mod failure;
 mod features;
@@ -67,6 +68,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Verb::Store(args) => store::run(args),
         Verb::Doctor { addresses, style } => doctor::run(addresses, *style),
         Verb::Setup(args) => setup::run(args),
+        Verb::Emulate { address, folder } => emulate::run(address, folder),
         Verb::Completions(shell) => output::print(&manual::completions(*shell)),
         Verb::Man => output::print(&manual::page()?),
     }

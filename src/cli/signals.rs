@@ -2,11 +2,28 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use signal_hook::low_level::pipe;
+
+/// Returns a pipe that the first signal writes to; another one ends the process at once.
+///
+/// # Errors
+///
+/// Whatever the kernel says to a new handler, or to one more pipe.
+pub(super) fn stop_pipe() -> io::Result<UnixStream> {
+    // Before the pipe: the first signal finds the flag clear and passes.
+    let _ = stop_flag()?;
+    let (reads, writes) = UnixStream::pair()?;
+    for signal in [SIGINT, SIGTERM] {
+        pipe::register(signal, writes.try_clone()?)?;
+    }
+    Ok(reads)
+}
 
 /// Returns a flag that the first signal sets; another one ends the process at once.
 ///

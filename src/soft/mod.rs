@@ -16,6 +16,8 @@
 //!             └ tagged          commands on blocks with metadata ── protect (tuples)
 //! ```
 //!
+//! A [`Listener`] offers one to other processes, over vfio-user.
+//!
 //! `inline` the host's poll gives it turns, on a `thread` it serves itself, `stepped` a test does. It shares
 //! the layouts of [`spec`](crate::spec) with the driver and no logic, so that their agreement means something.
 #![forbid(unsafe_code)]
@@ -37,6 +39,7 @@ mod interrupts;
 mod interval;
 mod io;
 mod iommu;
+mod listen;
 mod logs;
 mod media;
 mod namespace;
@@ -57,6 +60,7 @@ pub use disk::{Disk, DiskCounters, FillPattern, Pending, PendingWrite};
 pub use events::Event;
 pub use faults::{FaultAction, FaultId, FaultRule, Faults};
 pub use interposer::{CommandContext, Interposer, Verdict};
+pub use listen::{ListenError, Listener};
 pub use logs::SmartOverrides;
 pub use options::{
     Execution, MediaOptions, MetadataOptions, NamespaceOptions, Options, ProtectionOptions,

@@ -307,6 +307,13 @@ const QUEUES_MAX: u64 = 65_534;
 const STRIDE_MAX: u64 = 10;
 
 impl Options {
+    /// Makes them those of a controller that other processes can drive: it has a thread of its own, and doorbells that can
+    /// be shared, next to each other, since hosts map one page of them.
+    pub fn shareable(self) -> Self {
+        let execution = Execution::Thread;
+        Self { execution, shared_doorbells: true, doorbell_stride: 0, ..self }
+    }
+
     /// Checks every number and text; media are checked when they are opened.
     pub(super) fn check(&self) -> Result<(), SoftError> {
         within("the number of namespaces", self.namespaces.len() as u64, 1, 1024)?;

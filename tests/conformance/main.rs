@@ -7,10 +7,13 @@
 mod cases;
 mod host;
 mod model;
+#[path = "../vfio_user/server.rs"]
+mod server;
 
 use std::sync::Arc;
 
 use host::Host;
+use server::Server;
 use udirect::block::BlockDevice;
 use udirect::open::open;
 
@@ -31,6 +34,8 @@ fn devices(folder: &std::path::Path) -> Vec<String> {
         "mem:16MiB?shadow&thread&sgl=0".into(),
         "mem:16MiB?entries=3&vwc=0".into(),
         format!("file:{}?size=16MiB&lba=512", file.display()),
+        // Driven over a socket, with no more rights than it needs:
+        "emulated:mem:16MiB?lba=512&mdts=64k".into(),
         // Small blocks, since every byte of them goes through a CRC, on both sides at times. Protection
         // information of the controller's, unseen:
         "mem:16MiB?lba=512&ms=8&pi=1".into(),
@@ -54,6 +59,9 @@ fn everywhere(case: fn(&mut Host)) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for address in devices(folder.path()) {
         eprintln!("on {address}");
+        let server = address.strip_prefix("emulated:").map(Server::start);
+        let strict = |server: &Server| format!("{}?rights=strict", server.address());
+        let address = server.as_ref().map_or(address, strict);
         let opened = open(&address).unwrap_or_else(|error| panic!("{address}: {error:?}"));
         let device: Arc<dyn BlockDevice> = opened.device;
         let (_, before) = device.dma().usage();
@@ -63,6 +71,8 @@ fn everywhere(case: fn(&mut Host)) {
         drop(host);
         let (_, after) = device.dma().usage();
         assert_eq!(after, before, "{address}: DMA memory did not come home");
+        let faults = server.as_ref().map_or(0, |server| server.controller.counters().dma_faults);
+        assert_eq!(faults, 0, "{address}: memory was reached for against its right");
     }
 }
 
