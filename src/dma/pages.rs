@@ -7,7 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, SealFlags};
 
 use super::{DmaError, PAGE_BYTES};
 
@@ -96,10 +96,7 @@ impl Pages {
     }
 
     fn of_kind(kind: PageKind, len: u64) -> io::Result<Self> {
-        let flags = MemfdFlags::CLOEXEC | kind.memfd_flags();
-        let file = File::from(rustix::fs::memfd_create("udirect-dma", flags)?);
-        let len = len.next_multiple_of(kind.bytes());
-        file.set_len(len)?;
+        let file = sealed("udirect-dma", kind, len.next_multiple_of(kind.bytes()))?;
         // Hugepages are populated at once: running out is an error here and a SIGBUS later.
         let map = match kind {
             PageKind::Ordinary => MmapOptions::new().map_raw(&file)?,
@@ -158,6 +155,15 @@ impl Pages {
     }
 }
 
+/// Makes a file in memory that keeps its length, whoever it is shared with: reaching for what was cut off is a SIGBUS.
+pub(super) fn sealed(name: &str, kind: PageKind, len: u64) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | kind.memfd_flags();
+    let file = File::from(rustix::fs::memfd_create(name, flags)?);
+    file.set_len(len)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file)
+}
+
 /// Says once in the life of the process that there are no hugepages.
 fn warn_once(len: u64, reason: &io::Error) {
     static SAID: AtomicBool = AtomicBool::new(false);
@@ -178,6 +184,8 @@ mod tests {
     fn ordinary_pages_are_always_there_and_zeroed() {
         let pages = Pages::map(5000, PagePolicy::Ordinary).unwrap();
         assert_eq!(pages.map.len(), 8192);
+        let file = pages.file.as_ref().unwrap();
+        assert!(file.set_len(4096).is_err() && file.set_len(1 << 20).is_err(), "it is sealed");
         assert_eq!(pages.kind, PageKind::Ordinary);
     }
 

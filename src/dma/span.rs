@@ -14,7 +14,8 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use memmap2::{Advice, MmapOptions};
-use rustix::fs::{MemfdFlags, SealFlags};
+
+use super::pages::{PageKind, sealed};
 
 /// A piece of shared memory, kept alive by whoever owns the mapping.
 #[derive(Clone)]
@@ -68,11 +69,7 @@ impl SharedBytes {
     ///
     /// The kernel's.
     pub fn shareable(offset: u64, len: usize) -> io::Result<(Self, File)> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = File::from(rustix::fs::memfd_create("udirect-shared", flags)?);
-        file.set_len(offset + len as u64)?;
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&file, seals)?;
+        let file = sealed("udirect-shared", PageKind::Ordinary, offset + len as u64)?;
         Ok((Self::of_device(&file, offset, len as u64)?, file))
     }
 
