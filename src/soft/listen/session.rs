@@ -56,6 +56,22 @@ impl From<Malformed> for Errno {
     }
 }
 
+/// Memory that a client has given.
+struct Given {
+    address: u64,
+    size: u64,
+    /// What the controller can reach of it: nothing, where no descriptor came with it. QEMU gives ROMs that way. They could
+    /// be read by messages only; a command that names them fails, as it does with addresses that are nobody's.
+    arena: Option<Arc<Arena>>,
+}
+
+impl Given {
+    fn overlaps(&self, address: u64, size: u64) -> bool {
+        address < self.address.saturating_add(self.size)
+            && self.address < address.saturating_add(size)
+    }
+}
+
 /// One client.
 pub(super) struct Session {
     controller: Arc<Controller>,
@@ -64,7 +80,7 @@ pub(super) struct Session {
     config: ConfigSpace,
     /// The table of MSI-X, which the client's machine reads itself.
     table: Vec<u8>,
-    arenas: Vec<Arc<Arena>>,
+    given: Vec<Given>,
 }
 
 impl Session {
@@ -75,7 +91,7 @@ impl Session {
             has_greeted: false,
             config: ConfigSpace::new(register_bytes(controller), controller.vectors()),
             table: vec![0; BAR4_BYTES as usize],
-            arenas: Vec::new(),
+            given: Vec::new(),
         }
     }
 
@@ -156,36 +172,53 @@ impl Session {
             flags if flags == DmaMap::READ | DmaMap::WRITE => Access::Both,
             _ => return Err(Errno::INVAL),
         };
-        if self.arenas.len() == MAPS_MAX {
+        if size == 0 || address.checked_add(size).is_none() {
+            return Err(Errno::INVAL);
+        }
+        if self.given.iter().any(|given| given.overlaps(address, size)) {
+            return Err(Errno::EXIST);
+        }
+        if self.given.len() == MAPS_MAX {
             return Err(Errno::NOSPC);
         }
-        // Memory without a descriptor could be reached by messages only, command by command.
-        let [file] = <[OwnedFd; 1]>::try_from(files).map_err(|_| Errno::OPNOTSUPP)?;
-        let arena = Arena::foreign(File::from(file), offset, size, Iova(address), access);
-        let arena = arena.map_err(|error| errno_of(&error))?;
-        // An address that is taken is the only refusal there is.
-        self.controller.map(&arena).map_err(|_| Errno::EXIST)?;
-        self.arenas.push(arena);
+        let arena = match files.into_iter().next() {
+            None => None,
+            Some(file) => {
+                let arena = Arena::foreign(File::from(file), offset, size, Iova(address), access);
+                let arena = arena.map_err(|error| errno_of(&error))?;
+                self.controller.map(&arena).map_err(|error| errno_of(&error))?;
+                Some(arena)
+            }
+        };
+        self.given.push(Given { address, size, arena });
         Ok(Answer::default())
     }
 
     fn unmap(&mut self, payload: &[u8]) -> Result<Answer<'static>, Errno> {
         let asked: DmaUnmap = wire::read(payload)?;
         match (asked.flags, asked.address, asked.size) {
-            (DmaUnmap::ALL, 0, 0) => self.unmap_all(),
+            (DmaUnmap::ALL, 0, 0) => self.take_all_back(),
             (0, address, size) => {
-                let is_it = |arena: &Arc<Arena>| (arena.iova().0, arena.len()) == (address, size);
-                let at = self.arenas.iter().position(is_it).ok_or(Errno::NOENT)?;
-                // When this returns no queue touches it.
-                self.controller.unmap(&self.arenas.swap_remove(at));
+                let is_it = |given: &Given| (given.address, given.size) == (address, size);
+                let at = self.given.iter().position(is_it).ok_or(Errno::NOENT)?;
+                let given = self.given.swap_remove(at);
+                self.take_back(&given);
             }
             _ => return Err(Errno::INVAL),
         }
         Ok(Answer::of(asked.as_bytes()))
     }
 
-    fn unmap_all(&mut self) {
-        self.arenas.drain(..).for_each(|arena| self.controller.unmap(&arena));
+    /// When this returns no queue touches it.
+    fn take_back(&self, given: &Given) {
+        if let Some(arena) = &given.arena {
+            self.controller.unmap(arena);
+        }
+    }
+
+    fn take_all_back(&mut self) {
+        let given = core::mem::take(&mut self.given);
+        given.iter().for_each(|given| self.take_back(given));
     }
 
     fn read(&self, payload: &[u8]) -> Result<Answer<'static>, Errno> {
@@ -249,7 +282,7 @@ impl AsFd for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.controller.reset();
-        self.unmap_all();
+        self.take_all_back();
         self.controller.forget_interrupts();
     }
 }
