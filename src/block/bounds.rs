@@ -16,19 +16,6 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// Checks a request, and returns its blocks; 0 from 0 on for a flush.
-    pub(crate) fn check(&self, operation: &Operation) -> Result<(Lba, BlockCount), BlockError> {
-        let (lba, payload, needed) = match operation {
-            Operation::Read { lba, payload } => (*lba, payload, Access::DeviceWrites),
-            Operation::Write { lba, payload, .. } => (*lba, payload, Access::DeviceReads),
-            Operation::Compare { lba, payload } if self.operations.compare => {
-                (*lba, payload, Access::DeviceReads)
-            }
-            other => return self.check_without_data(other),
-        };
-        Ok((lba, self.check_data(lba, payload, needed)?))
-    }
-
     /// Checks the blocks and the memory of a request that moves data, and returns how many blocks it has.
     pub(crate) fn check_data(
         &self,

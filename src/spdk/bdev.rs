@@ -13,10 +13,10 @@ use super::queue::Queue;
 use super::sys;
 use crate::block::bounds::Bounds;
 use crate::block::{
-    BlockDevice, BlockError, Cause, DeviceInfo, Geometry, IoQueue, Operations, QueueOptions,
-    SegmentRules,
+    BlockDevice, BlockError, Cause, DeviceInfo, Geometry, IoQueue, Operation, Operations,
+    QueueOptions, SegmentRules,
 };
-use crate::dma::{Attachment, Domain, DomainOptions};
+use crate::dma::{Access, Attachment, Domain, DomainOptions};
 use crate::units::{BlockCount, ByteLen, LbaSize};
 
 /// The most requests of one queue.
@@ -217,6 +217,19 @@ impl Drop for Place {
 }
 
 impl Shared {
+    /// Checks everything about a request that needs no device.
+    pub(super) fn check(&self, operation: &Operation) -> Result<(), BlockError> {
+        let (lba, payload, needed) = match operation {
+            Operation::Read { lba, payload } => (*lba, payload, Access::DeviceWrites),
+            // SPDK makes a compare of a read where the device has none.
+            Operation::Write { lba, payload, .. } | Operation::Compare { lba, payload } => {
+                (*lba, payload, Access::DeviceReads)
+            }
+            other => return self.bounds.check_without_data(other).map(drop),
+        };
+        self.bounds.check_data(lba, payload, needed).map(drop)
+    }
+
     /// Says whether SPDK has taken the device away.
     #[inline]
     pub(super) fn is_gone(&self) -> bool {

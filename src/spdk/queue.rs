@@ -178,7 +178,7 @@ impl Queue {
         macro_rules! call {
             ($function:ident $(, $argument:expr)*) => {
                 // SAFETY: the device is open and the channel is of the current SPDK thread (`Here`). Memory is that of the
-                // request's buffers, as long as the blocks are (`Bounds::check`) and mapped (`Translation`); it stays in
+                // request's buffers, as long as the blocks are (`Shared::check`) and mapped (`Translation`); it stays in
                 // the slot, like the list of pieces and the context, until `done` is called.
                 unsafe { sys::$function(device, channel, $($argument,)* Some(done), context) }
             };
@@ -236,7 +236,7 @@ impl Queue {
             Operation::Copy { source, target, blocks } => {
                 call!(spdk_bdev_copy_blocks, target.0, source.0, blocks.0)
             }
-            // `Bounds::check` lets none of the others in.
+            // `Shared::check` lets none of the others in.
             _ => -libc::ENOTSUP,
         }
     }
@@ -350,7 +350,7 @@ impl IoQueue for Queue {
             return Err(Rejected::QueueFull(request));
         }
         let shared = self.place.shared();
-        if let Err(error) = shared.bounds.check(&request.operation) {
+        if let Err(error) = shared.check(&request.operation) {
             return Err(Rejected::Invalid(request, error));
         }
         if shared.is_gone() {
