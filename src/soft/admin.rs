@@ -128,7 +128,7 @@ impl Admin {
             AdminOpcode::GET_LOG_PAGE => self.get_log_page(core, work, command),
             AdminOpcode::SET_FEATURES => self.set_features(core, command),
             AdminOpcode::GET_FEATURES => self.get_features(command),
-            AdminOpcode::ABORT => Ok(self.abort(command)),
+            AdminOpcode::ABORT => Ok(self.abort(core, command)),
             AdminOpcode::KEEP_ALIVE => Ok(0),
             AdminOpcode::FORMAT_NVM => format(core, command),
             AdminOpcode::SANITIZE => core.begin_sanitize(command),
@@ -258,10 +258,17 @@ impl Admin {
         Outcome::Silent
     }
 
-    /// Aborts a waiting event request; every other command is over before an Abort is fetched.
-    fn abort(&mut self, command: &Command) -> u32 {
+    /// Aborts a waiting event request, or a command that stalls; every other is over before an Abort is fetched.
+    fn abort(&mut self, core: &Core, command: &Command) -> u32 {
         const NOT_ABORTED: u32 = 1;
         let asked = AbortDword10::from(command.cdw10);
+        if let Some(group) = core.group_of(asked.sqid()).filter(|group| *group != QueueId::ADMIN.0)
+        {
+            let mut group = core.group(group);
+            let aborted =
+                group.as_deref_mut().is_some_and(|one| one.abort(asked.sqid(), asked.cid()));
+            return if aborted { 0 } else { NOT_ABORTED };
+        }
         match self.requests.iter().position(|waiting| *waiting == asked.cid()) {
             Some(at) if asked.sqid() == QueueId::ADMIN.0 => {
                 self.requests.remove(at);

@@ -65,6 +65,16 @@ impl Controller {
         self.core.raise(event);
     }
 
+    /// Stops with CSTS.CFS, until it is reset.
+    pub fn fail(&self) {
+        self.core.fail("it is told to");
+    }
+
+    /// Takes the controller away, for good: its registers read as all ones, and nothing is served.
+    pub fn vanish(&self) {
+        self.core.vanish();
+    }
+
     /// Changes what the SMART log says, and raises the event that a new critical warning asks for.
     pub fn set_smart(&self, smart: SmartOverrides) {
         let new = smart.critical_warning & !self.core.errors().set_smart(smart);
@@ -182,6 +192,9 @@ impl Controller {
 
 impl Transport for Controller {
     fn read32(&self, offset: u32) -> u32 {
+        if self.core.has_vanished() {
+            return u32::MAX;
+        }
         let mut registers = self.registers();
         self.bring_up(&mut registers);
         registers.read32(offset, self.core.is_fatal())
@@ -192,6 +205,9 @@ impl Transport for Controller {
     }
 
     fn write32(&self, offset: u32, value: u32) {
+        if self.core.has_vanished() {
+            return;
+        }
         let mut registers = self.registers();
         let change = registers.write32(offset, value);
         self.change(&mut registers, change);

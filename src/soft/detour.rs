@@ -49,6 +49,22 @@ pub(super) fn decide(core: &Core, queue: u16, work: &mut Work, command: &Command
         Verdict::Fail(status) => return back(Err(status)),
         Verdict::Drop => return Way::Back(Outcome::Silent),
         Verdict::Lose => return back(Ok(())),
+        Verdict::Stall => {
+            work.stalled.push((queue, command.cid));
+            return Way::Back(Outcome::Silent);
+        }
+        Verdict::Fatal => {
+            core.fail("a fault asks for it");
+            return Way::Back(Outcome::Silent);
+        }
+        Verdict::Vanish => {
+            core.vanish();
+            return Way::Back(Outcome::Silent);
+        }
+        Verdict::Lie(lie) => {
+            work.lie = Some(lie);
+            *command
+        }
         Verdict::StripFua => without_fua(command),
         Verdict::Misdirect(to) => misdirected(core, command, to),
         Verdict::Corrupt { byte, mask } if moves_data(command) => {

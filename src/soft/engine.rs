@@ -67,6 +67,8 @@ pub(super) struct Core {
     /// Set with `fatal`, and at a shutdown: no queue is served.
     stopped: AtomicBool,
     fatal: AtomicBool,
+    /// Set for good: nobody is there.
+    vanished: AtomicBool,
     write_through: AtomicBool,
     pub(super) entries_sized: AtomicBool,
     pub(super) events: Events,
@@ -102,6 +104,7 @@ impl Core {
             interrupts: Interrupts::default(),
             stopped: AtomicBool::new(false),
             fatal: AtomicBool::new(false),
+            vanished: AtomicBool::new(false),
             write_through: AtomicBool::new(!options.volatile_write_cache),
             entries_sized: AtomicBool::new(false),
             events: Events::default(),
@@ -345,6 +348,17 @@ impl Core {
         tracing::error!(serial = self.options.serial, "controller fatal status: {why}");
         self.fatal.store(true, Ordering::Release);
         self.stopped.store(true, Ordering::Release);
+    }
+
+    /// Is not there any more, as after having been pulled out.
+    #[cold]
+    pub(super) fn vanish(&self) {
+        self.vanished.store(true, Ordering::Release);
+        self.fail("it was taken away");
+    }
+
+    pub(super) fn has_vanished(&self) -> bool {
+        self.vanished.load(Ordering::Acquire)
     }
 
     pub(super) fn is_fatal(&self) -> bool {

@@ -24,6 +24,8 @@ pub enum Event {
     InvalidDoorbellRegister,
     /// A doorbell was rung with an index that cannot be.
     InvalidDoorbellValue,
+    /// Something went wrong in the controller that only a reset ends.
+    PersistentInternalError,
     /// Something went wrong in the controller and is over.
     TransientInternalError,
     /// A bit of the SMART log's critical warning was set.
@@ -90,6 +92,7 @@ impl Event {
         let information = match self {
             Self::InvalidDoorbellRegister => ErrorEvent::INVALID_DOORBELL.0,
             Self::InvalidDoorbellValue => ErrorEvent::INVALID_DOORBELL_VALUE.0,
+            Self::PersistentInternalError => ErrorEvent::PERSISTENT_INTERNAL.0,
             Self::TransientInternalError => ErrorEvent::TRANSIENT_INTERNAL.0,
             Self::CriticalWarning(bits) => health(bits).0,
             Self::NamespaceChanged(_) => NoticeEvent::NAMESPACE_CHANGED.0,

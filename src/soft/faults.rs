@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::engine::lock;
-use super::interposer::{CommandContext, Interposer, Verdict};
+use super::interposer::{CommandContext, Interposer, Lie, Verdict};
 use super::io::FUA;
 use crate::seed::Seed;
 use crate::spec::command::NvmOpcode;
@@ -42,6 +42,14 @@ pub enum FaultAction {
     FlipBit,
     /// Takes force unit access away; see [`Verdict::StripFua`].
     StripFua,
+    /// Completes it only when it is aborted; see [`Verdict::Stall`].
+    Stall,
+    /// Has its completion lie; see [`Verdict::Lie`].
+    Lie(Lie),
+    /// Stops the controller; see [`Verdict::Fatal`].
+    Fatal,
+    /// Takes the controller away; see [`Verdict::Vanish`].
+    Vanish,
 }
 
 /// Which commands meet which fault.
@@ -268,6 +276,10 @@ impl Armed {
                 Verdict::Corrupt { byte: self.seed.u64(..), mask: 1 << self.seed.below(8) }
             }
             FaultAction::StripFua => Verdict::StripFua,
+            FaultAction::Stall => Verdict::Stall,
+            FaultAction::Lie(lie) => Verdict::Lie(lie),
+            FaultAction::Fatal => Verdict::Fatal,
+            FaultAction::Vanish => Verdict::Vanish,
         }
     }
 }

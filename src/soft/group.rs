@@ -11,6 +11,7 @@ use super::data::Dma;
 use super::detour::Way;
 use super::disk::Horizon;
 use super::engine::Core;
+use super::interposer::Lie;
 use super::queue::{BadIndex, CompletionQueue, SubmissionQueue};
 use super::{detour, io};
 use crate::dma::{SharedBytes, Span};
@@ -36,6 +37,10 @@ pub(super) struct Work {
     pub(super) counters: DeviceCounters,
     /// What a flush of this batch covers, by namespace; empty unless commands take the detour.
     pub(super) horizons: Vec<Horizon>,
+    /// Commands that wait for being aborted, by submission queue and identifier.
+    pub(super) stalled: Vec<(u16, u16)>,
+    /// How the completion of the command lies that is executed now.
+    pub(super) lie: Option<Lie>,
     /// Where bytes of a write wait that have to reach the medium together.
     stage: Option<SharedBytes>,
 }
@@ -77,6 +82,22 @@ impl Group {
         sqs.iter_mut().map(|sq| turn(core, cq, sq, work)).sum()
     }
 
+    /// Ends a command that stalls; says whether it did and there was room for saying so.
+    pub(super) fn abort(&mut self, queue: u16, cid: u16) -> bool {
+        let Some(at) = self.work.stalled.iter().position(|one| *one == (queue, cid)) else {
+            return false;
+        };
+        let Some(sq) = self.sqs.iter().find(|sq| sq.id == queue) else { return false };
+        if !matches!(self.cq.room(1), Ok(1..)) {
+            return false;
+        }
+        self.work.stalled.remove(at);
+        let status = StatusField::new().with_code(Status::ABORT_REQUESTED);
+        let sq_head = sq.head();
+        self.cq.post(Completion { dw0: 0, dw1: 0, sq_head, sq_id: queue, cid, status });
+        true
+    }
+
     /// Returns what was counted here.
     pub(super) fn counters(&self) -> DeviceCounters {
         let mut counters = self.work.counters.clone();
@@ -99,7 +120,14 @@ fn turn(core: &Core, cq: &mut CompletionQueue, sq: &mut SubmissionQueue, work: &
         }
         work.counters.io_commands.count(command.opcode);
         if let Outcome::Complete(result) = decide(core, sq.id, work, &command) {
-            cq.post(completion(core, sq, work, &command, result));
+            let completion = completion(core, sq, work, &command, result);
+            match work.lie.take() {
+                None => cq.post(completion),
+                Some(lie) => cq.post_lie(completion, lie),
+            }
+        }
+        if core.detours() && core.is_fatal() {
+            break;
         }
     }
     if batch == announced {
@@ -183,6 +211,13 @@ fn failure(
 
 /// Says that the error log has more, and that trying again is of no use unless it is.
 fn status_field(status: Status) -> StatusField {
-    let transient = status == Status::DATA_TRANSFER_ERROR || status == Status::WRITE_FAULT;
+    let transient = [
+        Status::DATA_TRANSFER_ERROR,
+        Status::WRITE_FAULT,
+        Status::INTERRUPTED,
+        Status::TRANSIENT_TRANSPORT_ERROR,
+        Status::NAMESPACE_NOT_READY,
+    ]
+    .contains(&status);
     StatusField::new().with_code(status).with_more(true).with_dnr(!transient)
 }

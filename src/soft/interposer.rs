@@ -67,6 +67,30 @@ pub enum Verdict {
     },
     /// It is executed as if it did not ask for force unit access.
     StripFua,
+    /// It is not executed, and completes only when the host aborts it.
+    Stall,
+    /// It is executed, and its completion says something else.
+    Lie(Lie),
+    /// It is not executed, and the controller stops with CSTS.CFS.
+    Fatal,
+    /// It is not executed, and the controller is not there any more: its registers read as all ones.
+    Vanish,
+}
+
+/// How a completion lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Lie {
+    /// It is posted twice.
+    Twice,
+    /// Its command identifier has these bits flipped: another slot, another generation, or no slot at all.
+    Identifier(u16),
+    /// It names another submission queue, so many further on.
+    Queue(u16),
+    /// It reports a submission queue head so many entries further on.
+    Head(u16),
+    /// Its phase tag is that of an old entry: it is where the next one will be, and nobody sees it.
+    Phase,
 }
 
 /// Somebody who decides what becomes of each I/O command.

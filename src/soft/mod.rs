@@ -59,7 +59,7 @@ pub use counters::{DeviceCounters, OpcodeCounts};
 pub use disk::{Disk, DiskCounters, FillPattern, Pending, PendingWrite};
 pub use events::Event;
 pub use faults::{FaultAction, FaultId, FaultRule, Faults};
-pub use interposer::{CommandContext, Interposer, Verdict};
+pub use interposer::{CommandContext, Interposer, Lie, Verdict};
 pub use listen::{ListenError, Listener};
 pub use logs::SmartOverrides;
 pub use options::{

@@ -7,6 +7,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
+use super::interposer::Lie;
 use crate::dma::{Ring, SharedBytes};
 use crate::spec::command::Command;
 use crate::spec::completion::Completion;
@@ -267,6 +268,26 @@ impl CompletionQueue {
             self.tail = 0;
             self.phase = !self.phase;
         }
+    }
+
+    /// Posts a completion that lies; there is room for one, and a second is posted only if there is.
+    #[cold]
+    pub(super) fn post_lie(&mut self, mut completion: Completion, lie: Lie) {
+        match lie {
+            Lie::Twice if self.known_room() > 1 => self.post(completion),
+            Lie::Twice => {}
+            Lie::Identifier(bits) => completion.cid ^= bits,
+            Lie::Queue(further) => completion.sq_id = completion.sq_id.wrapping_add(further),
+            Lie::Head(further) => completion.sq_head = completion.sq_head.wrapping_add(further),
+            Lie::Phase => {
+                self.phase = !self.phase;
+                let (tail, phase) = (self.tail, self.phase);
+                self.post(completion);
+                (self.tail, self.phase) = (tail, !phase);
+                return;
+            }
+        }
+        self.post(completion);
     }
 
     #[inline]

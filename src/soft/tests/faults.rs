@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use super::host::{Host, Queue, Sqe, bytes, fill, small};
+use super::host::{CSTS, Host, Queue, Sqe, bytes, fill, small};
 use crate::dma::Window;
 use crate::seed::Seed;
 use crate::soft::{
-    CommandContext, Disk, FaultAction, FaultRule, Faults, Interposer, MediaOptions,
+    CommandContext, Disk, FaultAction, FaultRule, Faults, Interposer, Lie, MediaOptions,
     NamespaceOptions, Options, Verdict,
 };
 use crate::spec::command::{Command, NvmOpcode};
@@ -21,7 +21,7 @@ const UNRECOVERED_READ: u16 = 0x281;
 /// A controller with one queue, faults, and memory of 4 KiB.
 struct Bed {
     host: Host,
-    _admin: Queue,
+    admin: Queue,
     queue: Queue,
     memory: Window,
 }
@@ -37,7 +37,7 @@ impl Bed {
         let options = Options { namespaces, interposer, ..small() };
         let (host, admin, queue) = Host::with_queue(options);
         let memory = host.memory(4096);
-        Self { host, _admin: admin, queue, memory }
+        Self { host, admin, queue, memory }
     }
 
     fn at(&self, opcode: u8, lba: u64, count: u32) -> Sqe {
@@ -372,4 +372,97 @@ fn chances_repeat_with_the_seed_and_no_rule_disturbs_another() {
     assert_ne!(struck, run(number.wrapping_add(1), false));
     let hits = struck.iter().filter(|struck| **struck).count();
     assert!((800..1200).contains(&hits), "{hits} of 4000, 1000 expected");
+}
+
+fn bed_with(action: FaultAction) -> Bed {
+    let faults = Faults::new(0);
+    faults.add(FaultRule::new(action).opcode(NvmOpcode::READ).once());
+    Bed::new(MediaOptions::Ram { bytes: 1 << 20 }, &faults)
+}
+
+#[test]
+fn a_stalled_command_completes_when_it_is_aborted_and_not_before() {
+    let mut bed = bed_with(FaultAction::Stall);
+    let cid = bed.queue.push(bed.at(2, 0, 1));
+    bed.queue.ring();
+    assert_eq!(bed.queue.poll(), None);
+    assert_eq!(bed.queue.run(bed.at(2, 0, 1)).status, 0, "others go on");
+    let abort = |cid: u16| Sqe::new(8, 0).cdw([1 | u32::from(cid) << 16]);
+    assert_eq!(bed.admin.run(abort(cid + 1)).dw0, 1, "that one is over");
+    assert_eq!(bed.admin.run(abort(cid)).dw0, 0);
+    let aborted = bed.queue.wait();
+    assert_eq!((aborted.cid, aborted.sq_id, aborted.status), (cid, 1, 0x07));
+    assert_eq!(bed.admin.run(abort(cid)).dw0, 1, "once");
+}
+
+#[test]
+fn a_lie_changes_what_it_says_and_nothing_else() {
+    let honest = bed_with(FaultAction::Fail(Status::SUCCESS)).queue_and_read();
+    let lies = [Lie::Identifier(0x8001), Lie::Queue(3), Lie::Head(7)];
+    for lie in lies {
+        let told = bed_with(FaultAction::Lie(lie)).queue_and_read();
+        let mut expected = honest;
+        match lie {
+            Lie::Identifier(bits) => expected.cid ^= bits,
+            Lie::Queue(further) => expected.sq_id += further,
+            Lie::Head(further) => expected.sq_head += further,
+            Lie::Twice | Lie::Phase => unreachable!("they change no field"),
+        }
+        assert_eq!(told, expected, "{lie:?}");
+    }
+}
+
+impl Bed {
+    /// Returns the completion of a read.
+    fn queue_and_read(mut self) -> super::host::Cqe {
+        self.queue.push(self.at(2, 0, 1));
+        self.queue.ring();
+        self.queue.wait()
+    }
+}
+
+#[test]
+fn a_completion_is_posted_twice_or_where_nobody_sees_it() {
+    let mut bed = bed_with(FaultAction::Lie(Lie::Twice));
+    let cid = bed.queue.push(bed.at(2, 0, 1));
+    bed.queue.ring();
+    assert_eq!([bed.queue.wait().cid, bed.queue.wait().cid], [cid; 2]);
+    assert_eq!(bed.queue.poll(), None);
+
+    let mut bed = bed_with(FaultAction::Lie(Lie::Phase));
+    for round in 0..70 {
+        if round == 0 {
+            bed.queue.push(bed.at(2, 0, 1));
+            bed.queue.ring();
+            assert_eq!(bed.queue.poll(), None);
+        }
+        // Across the end of the ring: phase and place are right again.
+        assert_eq!(bed.queue.run(bed.at(2, 0, 1)).status, 0);
+    }
+}
+
+#[test]
+fn a_fatal_status_lasts_until_the_reset_and_a_removal_for_good() {
+    let mut bed = bed_with(FaultAction::Fatal);
+    bed.queue.push(bed.at(2, 0, 1));
+    bed.queue.push(bed.at(1, 0, 1));
+    bed.queue.ring();
+    assert_eq!(bed.queue.poll(), None);
+    assert_eq!(bed.host.transport.read32(CSTS), 0b11, "ready, and fatal");
+    assert_eq!(bed.host.controller.counters().io_total(), 1, "nothing is fetched after that");
+    bed.host.transport.write32(super::host::CC, 0);
+    assert_eq!(bed.host.transport.read32(CSTS), 0);
+    bed.admin = bed.host.enable();
+    bed.queue = bed.host.queue(&mut bed.admin, 1, 16);
+    assert_eq!(bed.queue.run(bed.at(2, 0, 1)).status, 0);
+
+    let mut bed = bed_with(FaultAction::Vanish);
+    bed.queue.push(bed.at(2, 0, 1));
+    bed.queue.ring();
+    assert_eq!(bed.queue.poll(), None);
+    bed.host.transport.write32(super::host::CC, 0);
+    for register in [0, CSTS, super::host::CC] {
+        assert_eq!(bed.host.transport.read32(register), u32::MAX);
+    }
+    assert_eq!(bed.host.transport.read64(0), u64::MAX);
 }
