@@ -29,6 +29,8 @@ pub enum ErrorKind {
     Miscompare,
     /// No answer within the deadline.
     Timeout,
+    /// Nobody knows whether it was done.
+    Uncertain,
     /// The device has been removed or has stopped answering.
     DeviceGone,
     /// No space left.
@@ -157,6 +159,14 @@ pub enum Cause {
         /// How long.
         after: Duration,
     },
+    /// The device was reset while it may have been at it.
+    #[error("whether {what} was done is not known: the device was reset ({why})")]
+    Uncertain {
+        /// What was under way.
+        what: Cow<'static, str>,
+        /// Why the device was reset.
+        why: Cow<'static, str>,
+    },
     /// The device is not there any more.
     #[error("the device is gone: {what}")]
     DeviceGone {
@@ -258,6 +268,7 @@ impl Cause {
             Self::Media { .. } => ErrorKind::Media,
             Self::Miscompare { .. } => ErrorKind::Miscompare,
             Self::Timeout { .. } => ErrorKind::Timeout,
+            Self::Uncertain { .. } => ErrorKind::Uncertain,
             Self::DeviceGone { .. } => ErrorKind::DeviceGone,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::NotFound { .. } => ErrorKind::NotFound,
@@ -356,7 +367,7 @@ impl BlockError {
             ErrorKind::Poisoned => libc::EROFS,
             ErrorKind::Busy => libc::EBUSY,
             ErrorKind::Protocol => libc::EPROTO,
-            ErrorKind::Device => libc::EIO,
+            ErrorKind::Device | ErrorKind::Uncertain => libc::EIO,
         }
     }
 }

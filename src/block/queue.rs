@@ -80,6 +80,16 @@ pub struct Counters {
     pub queue_full: u64,
     /// Requests that were sent as more than one command.
     pub splits: u64,
+    /// Commands that were not completed in time.
+    pub timeouts: u64,
+    /// Commands that the device was asked to end since they were overdue.
+    pub aborts: u64,
+    /// Requests that were sent again: after a reset, an abort, or a failure that passes.
+    pub resends: u64,
+    /// Completions that broke a rule.
+    pub violations: u64,
+    /// Resets of the device that the queue has lived through.
+    pub resets: u64,
 }
 
 impl Counters {
@@ -93,6 +103,11 @@ impl Counters {
         self.cq_doorbells += other.cq_doorbells;
         self.queue_full += other.queue_full;
         self.splits += other.splits;
+        self.timeouts += other.timeouts;
+        self.aborts += other.aborts;
+        self.resends += other.resends;
+        self.violations += other.violations;
+        self.resets += other.resets;
     }
 
     /// Returns what was counted since `earlier`.
@@ -107,6 +122,11 @@ impl Counters {
             cq_doorbells: self.cq_doorbells - earlier.cq_doorbells,
             queue_full: self.queue_full - earlier.queue_full,
             splits: self.splits - earlier.splits,
+            timeouts: self.timeouts - earlier.timeouts,
+            aborts: self.aborts - earlier.aborts,
+            resends: self.resends - earlier.resends,
+            violations: self.violations - earlier.violations,
+            resets: self.resets - earlier.resets,
         }
     }
 }
