@@ -293,7 +293,7 @@ struct Built {
 
 /// The keys that an address may have.
 const KEYS: &str = "size lba ns namespaces mdts noiob awupf sgl shadow queues entries thread vwc max_transfer \
-     ms mset pi pil metadata apptag";
+     ms mset pi pil metadata apptag resets resends";
 
 /// Those of them that say something to the driver, and nothing to the controller.
 const DRIVER_KEYS: [&str; 4] = ["ns", "max_transfer", "metadata", "apptag"];
@@ -336,6 +336,8 @@ impl Built {
             "pil" => self.pil = boolean(key, value)?,
             "metadata" => self.driver.metadata = metadata_use(value)?,
             "apptag" => self.driver.application_tag = application_tag(value)?,
+            "resets" => self.driver.resets_max = small(key, value, 1000)?,
+            "resends" => self.driver.resends_max = small(key, value, 100)?,
             "max_transfer" => self.driver.transfer_max = Some(parse_size(value)?),
             "thread" => {
                 let thread = boolean(key, value)?;

@@ -127,13 +127,22 @@ struct World {
 
 impl World {
     fn new(interposer: Option<Arc<dyn Interposer>>) -> Self {
+        Self::with(interposer, nvme::Options::default())
+    }
+
+    /// A driver that gives its controller up at the first failure.
+    fn of_no_patience(interposer: Option<Arc<dyn Interposer>>) -> Self {
+        Self::with(interposer, nvme::Options { resets_max: 0, ..nvme::Options::default() })
+    }
+
+    fn with(interposer: Option<Arc<dyn Interposer>>, driver: nvme::Options) -> Self {
         let namespaces = vec![NamespaceOptions::default()];
         let options = Options { namespaces, interposer, ..Options::default() };
         let soft = Controller::new(options).expect("the options are sound");
         let witness = Witness::new(&soft, None);
         let domain = Domain::new(DomainOptions { pages: PagePolicy::Ordinary });
         let transport: Arc<dyn Transport> = witness.clone();
-        let driver = nvme::connect(&transport, &domain, nvme::Options::default());
+        let driver = nvme::connect(&transport, &domain, driver);
         Self { soft, witness, domain, driver: driver.expect("a controller") }
     }
 
@@ -242,7 +251,7 @@ impl Interposer for From {
 /// stopped can still be written by it (spdk#2360).
 #[test]
 fn a_command_that_never_completes_stops_the_controller_and_comes_back() {
-    let world = World::new(From::the(2, NvmOpcode::READ, Verdict::Drop));
+    let world = World::of_no_patience(From::the(2, NvmOpcode::READ, Verdict::Drop));
     let mut queue = world.queue(Duration::from_millis(80));
     (0..5).for_each(|lba| world.read(&mut *queue, lba));
     let began = Instant::now();
@@ -318,7 +327,7 @@ fn a_device_that_is_asked_back_is_let_go_of() {
 /// Commands of a split request and whole requests are handed back one at a time, and counted right.
 #[test]
 fn a_stopped_queue_hands_everything_back_one_by_one() {
-    let world = World::new(From::the(0, NvmOpcode::WRITE, Verdict::Drop));
+    let world = World::of_no_patience(From::the(0, NvmOpcode::WRITE, Verdict::Drop));
     let mut queue = world.queue(Duration::from_millis(80));
     let buffer = world.domain.buffer(9 << 20, Access::DeviceReads).expect("a buffer");
     queue.submit(Request::write(Lba(0), buffer, 1)).expect("a free slot");

@@ -8,12 +8,12 @@ use std::collections::VecDeque;
 use super::bell::Bell;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::slots::{Occupant, Slots};
-use crate::block::deadline::Tick;
+use crate::block::deadline::Stamp;
 use crate::block::{BlockError, Cause};
 use crate::dma::{Access, DmaError, Domain, Ring, Window};
-use crate::spec::command::{AdminOpcode, Command};
+use crate::spec::command::{AbortDword10, AdminOpcode, Command};
 use crate::spec::completion::Completion;
-use crate::spec::event::AsyncEventResult;
+use crate::spec::event::{AsyncEventResult, AsyncEventType, ErrorEvent};
 use crate::spec::registers::{AdminQueueAttributes, doorbell_offset};
 use crate::transport::{Pump, Transport};
 use crate::units::{CommandId, Iova, QueueId};
@@ -34,6 +34,8 @@ enum Purpose {
     Command,
     /// It waits for an event.
     Event,
+    /// It is to end a command that is overdue; nobody waits for it.
+    Abort,
 }
 
 impl Occupant for Purpose {
@@ -50,6 +52,10 @@ pub(super) struct Admin {
     pump: Option<Box<dyn Pump>>,
     finished: Vec<(CommandId, Completion)>,
     events: VecDeque<AsyncEventResult>,
+    /// Aborts that are under way.
+    aborts: u8,
+    /// Whether the controller has reported an error that only a reset ends.
+    is_broken: bool,
     addresses: (Iova, Iova),
 }
 
@@ -70,8 +76,21 @@ impl Admin {
             pump: transport.pump(QueueId::ADMIN),
             finished: Vec::new(),
             events: VecDeque::new(),
+            aborts: 0,
+            is_broken: false,
             addresses,
         })
+    }
+
+    /// Begins anew, for a controller that is disabled: what was under way is over.
+    pub(super) fn restart(&mut self) {
+        self.sq.restart();
+        self.cq.restart();
+        while let Some(index) = self.slots.any() {
+            self.slots.empty(index);
+        }
+        self.finished.clear();
+        (self.aborts, self.is_broken) = (0, false);
     }
 
     /// Returns what AQA says.
@@ -95,12 +114,34 @@ impl Admin {
         self.send(Command { opcode, ..Command::default() }, Purpose::Event).map(drop)
     }
 
+    /// Asks for the end of a command of `queue`, unless as many as `most` are under way already (ACL).
+    pub(super) fn abort(
+        &mut self,
+        queue: QueueId,
+        cid: CommandId,
+        most: u8,
+    ) -> Result<(), BlockError> {
+        if self.aborts >= most {
+            return Ok(());
+        }
+        let cdw10 = AbortDword10::new().with_sqid(queue.0).with_cid(cid.0).into_bits();
+        let command = Command { opcode: AdminOpcode::ABORT.0, cdw10, ..Command::default() };
+        self.send(command, Purpose::Abort)?;
+        self.aborts += 1;
+        Ok(())
+    }
+
+    /// Says whether the controller has reported an error that only a reset ends.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
     fn send(&mut self, mut command: Command, purpose: Purpose) -> Result<CommandId, BlockError> {
         if self.slots.is_full() {
             let what = format!("all {SLOTS} slots of the admin queue").into();
             return Err(Cause::Busy { what }.into());
         }
-        let cid = self.slots.fill(purpose, None, Tick::default());
+        let cid = self.slots.fill(purpose, None, Stamp::default());
         command.cid = cid.0;
         self.sq.push(command);
         self.sq.ring();
@@ -152,9 +193,15 @@ impl Admin {
             Purpose::None => {}
             Purpose::Command => self.finished.push((cid, entry)),
             Purpose::Event if entry.status.is_success() => {
-                self.events.push_back(AsyncEventResult::from_bits(entry.dw0));
+                let event = AsyncEventResult::from_bits(entry.dw0);
+                let persistent = ErrorEvent::PERSISTENT_INTERNAL.0;
+                self.is_broken |=
+                    event.kind() == AsyncEventType::ERROR && event.info() == persistent;
+                self.events.push_back(event);
                 self.request_event()?;
             }
+            // Whether it was of use shows at the command that it was for.
+            Purpose::Abort => self.aborts -= 1,
             // The controller takes fewer requests than it said: one less is outstanding, and no harm is done.
             Purpose::Event => tracing::warn!(status = ?entry.status.code(), "no more events"),
         }

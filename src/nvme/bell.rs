@@ -33,11 +33,18 @@ impl Bell {
     ) -> Option<Self> {
         let shadow = buffers.doorbells.bytes().part(offset, 4)?;
         let event = buffers.events.bytes().part(offset, 4)?;
-        // A queue that had this identifier before has left its indices here, and the controller looks at
-        // them as soon as the queue is created.
-        shadow.span().store32(0, 0, Ordering::Relaxed);
-        event.span().store32(0, 0, Ordering::Relaxed);
-        Some(Self::Shadow { shadow, event, register })
+        let bell = Self::Shadow { shadow, event, register };
+        bell.clear();
+        Some(bell)
+    }
+
+    /// Forgets what was published. To be called before the controller learns of the queue: the queue that had this
+    /// identifier before has left its indices here, and the controller looks at them at once.
+    pub(super) fn clear(&self) {
+        if let Self::Shadow { shadow, event, .. } = self {
+            shadow.span().store32(0, 0, Ordering::Relaxed);
+            event.span().store32(0, 0, Ordering::Relaxed);
+        }
     }
 
     /// Publishes `new`, which follows `old`; says whether the register was written.
@@ -71,6 +78,13 @@ pub(super) struct ShadowBuffers {
     pub(super) doorbells: Window,
     /// The controller writes event indices, the host reads them.
     pub(super) events: Window,
+}
+
+impl ShadowBuffers {
+    /// Returns where the controller finds them.
+    pub(super) fn addresses(&self) -> [u64; 2] {
+        [self.doorbells.iova().0, self.events.iova().0]
+    }
 }
 
 /// Says whether going from `old` to `new` reaches or passes `wanted`, in 16-bit arithmetic.

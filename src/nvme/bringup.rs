@@ -19,7 +19,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::admin::{Admin, no_memory, violation};
 use super::bell::ShadowBuffers;
-use super::connection::Connection;
+use super::connection::{Connection, Session};
 use super::controller::{Controller, ControllerParts};
 use super::identity::{ControllerLimits, FoundNamespace};
 use super::memory::PAGE;
@@ -45,6 +45,11 @@ pub struct Options {
     pub queues: u16,
     /// How long an admin command may take.
     pub admin_timeout: Duration,
+    /// How often in a row a controller that misbehaves is reset, nothing having succeeded in between, before it is given
+    /// up. With 0 it is given up at once.
+    pub resets_max: u32,
+    /// How often a request is sent again: after a reset, an abort, or a status that says that it may help.
+    pub resends_max: u8,
     /// Whether shadow doorbells are used where the controller offers them.
     pub shadow_doorbells: bool,
     /// Whether SGLs are used where the controller offers them.
@@ -59,11 +64,13 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 64 queue pairs, 60 seconds, shadow doorbells and SGLs where offered.
+    /// 64 queue pairs, 60 seconds, 5 resets, 3 times again, shadow doorbells and SGLs where offered.
     fn default() -> Self {
         Self {
             queues: 64,
             admin_timeout: Duration::from_secs(60),
+            resets_max: 5,
+            resends_max: 3,
             shadow_doorbells: true,
             sgl: true,
             transfer_max: None,
@@ -110,7 +117,7 @@ impl fmt::Display for State {
 /// A controller on its way to being ready.
 pub struct BringUp {
     /// First: the controller lets go of memory before any of it goes.
-    connection: Option<Connection>,
+    session: Option<Box<Session>>,
     state: State,
     deadline: Instant,
     /// The admin command that the state waits for.
@@ -118,8 +125,9 @@ pub struct BringUp {
     found: Found,
     options: Options,
     domain: Arc<Domain>,
-    admin: Option<Admin>,
     scratch: Window,
+    /// Where shadow doorbells have been since the first bring-up, when this is another.
+    shadow_at: Option<[u64; 2]>,
 }
 
 /// What has been learnt so far.
@@ -155,8 +163,31 @@ impl BringUp {
         let connection = Connection::open(Arc::clone(transport), domain)?;
         check_capabilities(&connection)?;
         let admin = Admin::new(&**transport, domain, connection.cap.dstrd())?;
+        Self::disable(Box::new(Session { connection, admin }), domain, options, None)
+    }
+
+    /// Begins to bring a controller up that was up before, on the memory that it has; `shadow_at` is where its shadow
+    /// doorbells are, if it has any. Whatever fails here is final: the controller is stopped.
+    pub(super) fn again(
+        session: Box<Session>,
+        domain: &Arc<Domain>,
+        options: &Options,
+        shadow_at: Option<[u64; 2]>,
+    ) -> Result<Self, BlockError> {
+        let options = Options { shadow_doorbells: shadow_at.is_some(), ..options.clone() };
+        Self::disable(session, domain, options, shadow_at)
+    }
+
+    /// Begins to disable a controller.
+    fn disable(
+        session: Box<Session>,
+        domain: &Arc<Domain>,
+        options: Options,
+        shadow_at: Option<[u64; 2]>,
+    ) -> Result<Self, BlockError> {
         let scratch =
             domain.window(PAGE as usize, PAGE as usize, Access::DeviceWrites).map_err(no_memory)?;
+        let connection = &session.connection;
         let cc = connection.registers.configuration()?;
         connection.registers.configure(cc.with_en(false));
         Ok(Self {
@@ -174,9 +205,9 @@ impl BringUp {
             },
             options,
             domain: Arc::clone(domain),
-            connection: Some(connection),
-            admin: Some(admin),
+            session: Some(session),
             scratch,
+            shadow_at,
         })
     }
 
@@ -187,16 +218,26 @@ impl BringUp {
     /// `Timeout` when the state's deadline has passed, and whatever the controller says. The bring-up is
     /// over then; drop it.
     pub fn step(&mut self) -> Result<Progress, BlockError> {
+        let parts = self.step_to_parts()?;
+        Ok(parts.map_or(Progress::Pending, |parts| Progress::Ready(Controller::assemble(*parts))))
+    }
+
+    /// Does what can be done now; once there is nothing left to do, returns what a controller is made of.
+    pub(super) fn step_to_parts(&mut self) -> Result<Option<Box<ControllerParts>>, BlockError> {
         match self.advance() {
-            Ok(Some(controller)) => Ok(Progress::Ready(controller)),
-            Ok(None) if Instant::now() < self.deadline => Ok(Progress::Pending),
-            Ok(None) => Err(self.explain(self.timeout())),
+            Ok(None) if Instant::now() >= self.deadline => Err(self.explain(self.timeout())),
+            Ok(parts) => Ok(parts),
             Err(error) => Err(self.explain(error)),
         }
     }
 
+    /// Returns the session of a bring-up that failed.
+    pub(super) fn into_session(mut self) -> Option<Box<Session>> {
+        self.session.take()
+    }
+
     /// Moves on if what the state waits for has happened.
-    fn advance(&mut self) -> Result<Option<Arc<Controller>>, BlockError> {
+    fn advance(&mut self) -> Result<Option<Box<ControllerParts>>, BlockError> {
         match self.state {
             State::Disabling => self.enable_when_disabled()?,
             State::Enabling => self.identify_when_ready()?,
@@ -214,6 +255,8 @@ impl BringUp {
         if connection.registers.status()?.rdy() {
             return Ok(());
         }
+        // Whatever it knew of the queues it has forgotten.
+        admin.restart();
         let (asq, acq) = admin.addresses();
         connection.registers.set_admin_queues(admin.attributes(), asq, acq);
         let cc = Configuration::new().with_en(true).with_iosqes(IOSQES_NVM).with_iocqes(IOCQES_NVM);
@@ -253,7 +296,7 @@ impl BringUp {
     fn take_reply(
         &mut self,
         completion: Completion,
-    ) -> Result<Option<Arc<Controller>>, BlockError> {
+    ) -> Result<Option<Box<ControllerParts>>, BlockError> {
         self.pending = None;
         let optional = matches!(self.state, State::IdentifyNvm | State::Shadow);
         if !completion.status.is_success() && !optional {
@@ -265,7 +308,7 @@ impl BringUp {
             State::NumberOfQueues => self.queues_granted(completion)?,
             State::Shadow => {
                 if !completion.status.is_success() {
-                    self.found.shadow = None;
+                    self.shadow_refused()?;
                 }
                 self.list_namespaces(NamespaceId::NONE)?;
             }
@@ -329,7 +372,8 @@ impl BringUp {
         let granted = NumberOfQueues::from_bits(completion.dw0);
         let count = granted.submission().min(granted.completion()).saturating_add(1);
         self.found.queues = count.min(self.options.queues.max(1));
-        if self.options.shadow_doorbells && self.found.controller.oacs().doorbell_buffer() {
+        let offered = self.found.controller.oacs().doorbell_buffer();
+        if self.shadow_at.is_some() || (self.options.shadow_doorbells && offered) {
             self.offer_shadow_doorbells()
         } else {
             self.list_namespaces(NamespaceId::NONE)
@@ -337,22 +381,42 @@ impl BringUp {
     }
 
     fn offer_shadow_doorbells(&mut self) -> Result<(), BlockError> {
+        let dptr = match self.shadow_at {
+            Some(at) => at,
+            None => self.make_shadow_buffers()?,
+        };
+        let opcode = AdminOpcode::DOORBELL_BUFFER_CONFIG.0;
+        self.send(State::Shadow, Command { opcode, dptr, ..Command::default() })
+    }
+
+    fn make_shadow_buffers(&mut self) -> Result<[u64; 2], BlockError> {
         let page = |access| self.domain.window(PAGE as usize, PAGE as usize, access);
         // By the standard the controller only reads these. QEMU's writes the admin queue's there, whose doorbell
         // drivers do not shadow, and would read stale entries if it could not.
         let doorbells = page(Access::Both).map_err(no_memory)?;
         let events = page(Access::DeviceWrites).map_err(no_memory)?;
-        let dptr = [doorbells.iova().0, events.iova().0];
-        self.found.shadow = Some(ShadowBuffers { doorbells, events });
-        let opcode = AdminOpcode::DOORBELL_BUFFER_CONFIG.0;
-        self.send(State::Shadow, Command { opcode, dptr, ..Command::default() })
+        let buffers = ShadowBuffers { doorbells, events };
+        let at = buffers.addresses();
+        self.found.shadow = Some(buffers);
+        Ok(at)
+    }
+
+    /// Does without shadow doorbells, unless queues have been using them.
+    fn shadow_refused(&mut self) -> Result<(), BlockError> {
+        self.found.shadow = None;
+        match self.shadow_at {
+            None => Ok(()),
+            Some(_) => {
+                Err(violation("shadow doorbells, taken before the reset, are refused".into()))
+            }
+        }
     }
 
     fn list_namespaces(&mut self, above: NamespaceId) -> Result<(), BlockError> {
         self.identify(State::ActiveNamespaces, Cns::ACTIVE_NAMESPACES, above)
     }
 
-    fn namespaces_listed(&mut self) -> Result<Option<Arc<Controller>>, BlockError> {
+    fn namespaces_listed(&mut self) -> Result<Option<Box<ControllerParts>>, BlockError> {
         let mut list = Box::new(ActiveNamespaceList::new_zeroed());
         self.scratch.span().read_into(list.as_mut_bytes());
         let mut above = self.found.to_identify.back().copied().unwrap_or(NamespaceId::NONE);
@@ -370,7 +434,7 @@ impl BringUp {
         self.identify_next_namespace()
     }
 
-    fn identify_next_namespace(&mut self) -> Result<Option<Arc<Controller>>, BlockError> {
+    fn identify_next_namespace(&mut self) -> Result<Option<Box<ControllerParts>>, BlockError> {
         match self.found.to_identify.pop_front() {
             Some(nsid) => {
                 self.identify(State::Namespace(nsid), Cns::NAMESPACE, nsid)?;
@@ -383,7 +447,7 @@ impl BringUp {
     fn namespace_identified(
         &mut self,
         nsid: NamespaceId,
-    ) -> Result<Option<Arc<Controller>>, BlockError> {
+    ) -> Result<Option<Box<ControllerParts>>, BlockError> {
         let mut bytes = [0; PAGE as usize];
         self.scratch.span().read_into(&mut bytes);
         let id = IdentifyNamespace::read_from_bytes(&bytes).expect("a page holds the structure");
@@ -397,7 +461,7 @@ impl BringUp {
         self.identify_next_namespace()
     }
 
-    fn formats_identified(&mut self) -> Result<Option<Arc<Controller>>, BlockError> {
+    fn formats_identified(&mut self) -> Result<Option<Box<ControllerParts>>, BlockError> {
         let mut extended = Box::new(IdentifyNvmNamespace::new_zeroed());
         self.scratch.span().read_into(extended.as_mut_bytes());
         if let Some(last) = self.found.namespaces.last_mut() {
@@ -407,23 +471,21 @@ impl BringUp {
     }
 
     /// Hands everything over to the controller.
-    fn finish(&mut self) -> Result<Arc<Controller>, BlockError> {
+    fn finish(&mut self) -> Result<Box<ControllerParts>, BlockError> {
         let gone = || violation("bring-up was stepped after its end".into());
         let limits = self.found.limits.take().ok_or_else(gone)?;
-        let connection = self.connection.take().ok_or_else(gone)?;
-        let mut admin = self.admin.take().ok_or_else(gone)?;
-        admin.request_event()?;
+        let mut session = self.session.take().ok_or_else(gone)?;
+        session.admin.request_event()?;
         let found = &mut self.found;
-        Ok(Controller::assemble(ControllerParts {
-            connection,
-            admin,
+        Ok(Box::new(ControllerParts {
+            session,
             domain: Arc::clone(&self.domain),
             identify: found.controller.clone(),
             limits,
             namespaces: core::mem::take(&mut found.namespaces),
             queues: found.queues,
             shadow: found.shadow.take(),
-            admin_timeout: self.options.admin_timeout,
+            options: self.options.clone(),
         }))
     }
 
@@ -455,14 +517,14 @@ impl BringUp {
 
     fn parts(&mut self) -> Result<(&mut Connection, &mut Admin), BlockError> {
         let gone = || violation("bring-up was stepped after its end".into());
-        let connection = self.connection.as_mut().ok_or_else(gone)?;
-        Ok((connection, self.admin.as_mut().ok_or_else(gone)?))
+        let Session { connection, admin } = self.session.as_deref_mut().ok_or_else(gone)?;
+        Ok((connection, admin))
     }
 
     fn timeout(&self) -> BlockError {
         let after = match self.state {
             State::Disabling | State::Enabling => {
-                self.connection.as_ref().map_or(Duration::ZERO, |c| c.ready_timeout)
+                self.session.as_ref().map_or(Duration::ZERO, |one| one.connection.ready_timeout)
             }
             _ => self.options.admin_timeout,
         };
@@ -471,7 +533,7 @@ impl BringUp {
 
     /// Adds the state and the registers to an error.
     fn explain(&self, error: BlockError) -> BlockError {
-        let dump = self.connection.as_ref().map(|connection| connection.registers.dump());
+        let dump = self.session.as_ref().map(|session| session.connection.registers.dump());
         let registers = dump.unwrap_or_default();
         let what = format!("controller bring-up, {} ({registers})", self.state).into();
         BlockError::new(Cause::Device { what }).with_source(error)

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admin::Admin;
 use super::registers::Registers;
 use super::wait::Wait;
 use crate::block::{BlockError, Cause};
@@ -29,6 +30,13 @@ pub(super) struct Connection {
     pub(super) shutdown_timeout: Duration,
     /// `None` once the controller is cut off.
     attachment: Option<Attachment>,
+}
+
+/// A connection and the admin queue on it.
+pub(super) struct Session {
+    /// First: the controller lets go of memory before the rings go.
+    pub(super) connection: Connection,
+    pub(super) admin: Admin,
 }
 
 impl Connection {
@@ -53,11 +61,6 @@ impl Connection {
     pub(super) fn set_shutdown_time(&mut self, rtd3e_us: u32) {
         let said = Duration::from_micros(u64::from(rtd3e_us));
         self.shutdown_timeout = said.clamp(SHUTDOWN_MIN, SHUTDOWN_MAX);
-    }
-
-    /// Says whether the controller can reach memory.
-    pub(super) fn is_attached(&self) -> bool {
-        self.attachment.is_some()
     }
 
     /// Stops the controller, and cuts it off from memory in any case.

@@ -1,57 +1,35 @@
-//! A controller that is ready: admin commands, queue pairs, and the one way down.
+//! A controller that is ready: admin commands, namespaces, events.
 //!
-//! Shared by all its queues and namespaces. Its health is one word that every queue looks at when it
-//! polls; whoever finds the controller broken stops it, and every queue then hands its requests back.
+//! Shared by all its queues and namespaces. Its `health` is one word that every queue looks at when it polls; what
+//! happens when somebody finds it broken is `recovery`.
 #![forbid(unsafe_code)]
 
-use core::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::admin::{self, Admin, no_memory, violation};
-use super::bell::{Bell, ShadowBuffers};
-use super::connection::Connection;
+use super::bell::ShadowBuffers;
+use super::bringup::Options;
+use super::connection::Session;
+use super::health::{Era, Health};
 use super::identity::{ControllerLimits, FoundNamespace, NamespaceIdentity};
-use super::limits::Limits;
-use super::lists::Lists;
 use super::namespace::Namespace;
-use super::queue::{Parts, QueuePair};
-use super::registers::Registers;
-use super::ring::{CompletionRing, SubmissionRing};
-use super::slots::Slots;
+use super::recovery::{Control, Troubles};
 use super::status;
-use super::tags::Tags;
 use super::wait::Wait;
-use crate::block::deadline::Deadlines;
-use crate::block::{BlockError, Cause, IoQueue, QueueOptions};
+use crate::block::{BlockError, Cause};
 use crate::dma::Domain;
-use crate::spec::command::{
-    AdminOpcode, Command, CreateCompletionQueueDword11, CreateSubmissionQueueDword11,
-    QueueSizeAndId,
-};
+use crate::spec::command::{AdminOpcode, Command};
 use crate::spec::completion::Completion;
 use crate::spec::event::AsyncEventResult;
 use crate::spec::identify::{IdentifyController, IdentifyNamespace};
-use crate::spec::registers::{Capabilities, doorbell_offset, offset};
+use crate::spec::registers::Capabilities;
 use crate::transport::Transport;
-use crate::units::{NamespaceId, QueueId};
-
-/// Whether a controller can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Health {
-    /// It works.
-    Live = 0,
-    /// It is being stopped; its queues wait.
-    Failing = 1,
-    /// It can no longer touch memory; its queues hand their requests back.
-    Stopped = 2,
-}
+use crate::units::NamespaceId;
 
 /// A namespace as it was identified, whether it can be driven or not.
-struct Identified {
-    nsid: NamespaceId,
-    id: Arc<IdentifyNamespace>,
+pub(super) struct Identified {
+    pub(super) nsid: NamespaceId,
+    pub(super) id: Arc<IdentifyNamespace>,
     identity: Result<NamespaceIdentity, BlockError>,
 }
 
@@ -61,54 +39,52 @@ impl Identified {
         let identity = NamespaceIdentity::parse(nsid, &id, extended.as_deref(), limits);
         Self { nsid, id: id.into(), identity }
     }
+
+    /// Says whether another is of the same namespace, and that as it was.
+    fn is_as(&self, other: &Self) -> bool {
+        let drivable = self.identity.is_ok() && other.identity.is_ok();
+        drivable && self.nsid == other.nsid && has_same_blocks(&self.id, &other.id)
+    }
 }
 
 /// What bring-up hands over.
 pub(super) struct ControllerParts {
-    pub(super) connection: Connection,
-    pub(super) admin: Admin,
+    pub(super) session: Box<Session>,
     pub(super) domain: Arc<Domain>,
     pub(super) identify: Box<IdentifyController>,
     pub(super) limits: ControllerLimits,
     pub(super) namespaces: Vec<FoundNamespace>,
     pub(super) queues: u16,
     pub(super) shadow: Option<ShadowBuffers>,
-    pub(super) admin_timeout: Duration,
+    pub(super) options: Options,
 }
 
 /// An NVMe controller that is ready for I/O.
 pub struct Controller {
-    health: AtomicU8,
-    /// Why it is not live.
-    reason: OnceLock<Reason>,
-    transport: Arc<dyn Transport>,
-    cap: Capabilities,
-    domain: Arc<Domain>,
-    identify: Box<IdentifyController>,
-    limits: ControllerLimits,
-    /// Changed by a format, while no queue is open.
+    pub(super) health: Health,
+    pub(super) troubles: Troubles,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) cap: Capabilities,
+    pub(super) domain: Arc<Domain>,
+    pub(super) identify: Box<IdentifyController>,
+    pub(super) limits: ControllerLimits,
+    /// Changed by a format, while no queue is open, and by a reset.
     namespaces: RwLock<Vec<Identified>>,
     queue_ids: Mutex<QueueIds>,
-    admin_timeout: Duration,
-    control: Mutex<Control>,
+    pub(super) options: Options,
+    /// What only one thread at a time may use.
+    pub(super) control: Mutex<Control>,
     /// After `control`: the shadow doorbells are unmapped by the connection first.
-    shadow: Option<ShadowBuffers>,
+    pub(super) shadow: Option<ShadowBuffers>,
 }
 
-/// Why a controller is not live.
-#[derive(Clone, Debug)]
-pub(super) struct Reason {
-    what: Arc<str>,
-    /// Whether the device is not there any more, or is about to go.
-    is_gone: bool,
-}
-
-impl Reason {
-    /// Returns what requests are told that were under way.
-    pub(super) fn cause(&self) -> Cause {
-        let what = self.what.to_string().into();
-        if self.is_gone { Cause::DeviceGone { what } } else { Cause::Poisoned { what } }
-    }
+/// What a command has come to.
+enum Ended {
+    Completed(Completion),
+    /// The controller ended, or its era did, before the command.
+    Interrupted,
+    /// It never was sent, or the controller is to be reset because of it.
+    Failed(BlockError),
 }
 
 /// Which queues there are.
@@ -119,32 +95,27 @@ pub(super) struct QueueIds {
     pub(super) kept_by: Option<&'static str>,
 }
 
-/// What only one thread at a time may do.
-struct Control {
-    /// First: the controller lets go of memory before the rings go.
-    connection: Connection,
-    admin: Admin,
-}
-
 impl Controller {
     /// Assembles what bring-up has found.
     pub(super) fn assemble(parts: ControllerParts) -> Arc<Self> {
-        let ControllerParts { connection, admin, domain, identify, limits, .. } = parts;
+        let ControllerParts { session, domain, identify, limits, .. } = parts;
+        let connection = &session.connection;
+        let (transport, cap) = (Arc::clone(connection.registers.transport()), connection.cap);
         let namespaces = parts.namespaces.into_iter();
         let namespaces = namespaces.map(|found| Identified::new(found, &limits)).collect();
         let taken = vec![false; usize::from(parts.queues)];
         let controller = Arc::new(Self {
-            health: AtomicU8::new(Health::Live as u8),
-            reason: OnceLock::new(),
-            transport: Arc::clone(connection.registers.transport()),
-            cap: connection.cap,
+            health: Health::new(),
+            troubles: Troubles::default(),
+            transport,
+            cap,
             domain,
             identify,
             limits,
             namespaces: RwLock::new(namespaces),
             queue_ids: Mutex::new(QueueIds { taken, kept_by: None }),
-            admin_timeout: parts.admin_timeout,
-            control: Mutex::new(Control { connection, admin }),
+            options: parts.options,
+            control: Mutex::new(Control::new(session)),
             shadow: parts.shadow,
         });
         let weak = Arc::downgrade(&controller);
@@ -217,7 +188,19 @@ impl Controller {
         result
     }
 
-    fn identified<T>(&self, look: impl FnOnce(&[Identified]) -> T) -> T {
+    /// Takes over what namespaces are like after a reset. Who has one that is as it was keeps it.
+    pub(super) fn take_over(&self, found: Vec<FoundNamespace>) {
+        let mut all = self.namespaces.write().unwrap_or_else(PoisonError::into_inner);
+        let old = core::mem::take(&mut *all);
+        *all = found.into_iter().map(|found| Identified::new(found, &self.limits)).collect();
+        for one in &mut *all {
+            if let Some(same) = old.iter().find(|old| old.is_as(one)) {
+                one.id = Arc::clone(&same.id);
+            }
+        }
+    }
+
+    pub(super) fn identified<T>(&self, look: impl FnOnce(&[Identified]) -> T) -> T {
         look(&self.namespaces.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -238,11 +221,13 @@ impl Controller {
 
     /// Sends an admin command and waits for it.
     ///
+    /// A reset that comes in between ends the command; one that changes nothing is then sent again.
+    ///
     /// # Errors
     ///
-    /// The controller's status, `Timeout`, or `Poisoned` after an earlier failure.
+    /// The controller's status, `Timeout`, `Uncertain` after a reset, or `Poisoned` once the controller was given up.
     pub fn execute(&self, command: Command, what: &'static str) -> Result<Completion, BlockError> {
-        self.execute_within(command, what, self.admin_timeout)
+        self.execute_within(command, what, self.options.admin_timeout)
     }
 
     /// Sends an admin command and waits for it, `patience` at most.
@@ -252,39 +237,86 @@ impl Controller {
         what: &'static str,
         patience: Duration,
     ) -> Result<Completion, BlockError> {
-        self.check_live()?;
-        let mut control = self.lock();
-        let cid = control.admin.submit(command)?;
         let mut wait = Wait::for_at_most(patience);
         loop {
-            if let Err(error) = control.admin.poll() {
-                self.stop(&mut control, &error.to_string());
-                return Err(error);
+            let era = self.await_live()?;
+            match self.attempt(era, command, (what, patience), &mut wait) {
+                Ended::Completed(completion) => {
+                    self.troubles.note_success();
+                    return outcome(completion, what);
+                }
+                Ended::Interrupted if changes_nothing(command) => {}
+                Ended::Interrupted => return Err(self.troubles.uncertain(what)),
+                Ended::Failed(error) => return Err(error),
             }
-            if let Some(completion) = control.admin.result(cid) {
-                return match completion.status.is_success() {
-                    true => Ok(completion),
-                    false => Err(status::admin_error(completion.status, what)),
-                };
+        }
+    }
+
+    /// Sends an admin command in one era of the controller and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`execute`](Self::execute); `Uncertain` also where the era is over before the command is sent.
+    pub(super) fn execute_in(
+        &self,
+        era: Era,
+        command: Command,
+        what: &'static str,
+    ) -> Result<Completion, BlockError> {
+        let patience = self.options.admin_timeout;
+        match self.attempt(era, command, (what, patience), &mut Wait::for_at_most(patience)) {
+            Ended::Completed(completion) => outcome(completion, what),
+            Ended::Interrupted => Err(self.troubles.uncertain(what)),
+            Ended::Failed(error) => Err(error),
+        }
+    }
+
+    /// Sends a command and waits. When this returns the controller is done with the command's memory.
+    fn attempt(
+        &self,
+        era: Era,
+        command: Command,
+        what: (&'static str, Duration),
+        wait: &mut Wait,
+    ) -> Ended {
+        let mut control = self.lock();
+        let ended = match control.session() {
+            Some(session) if self.health.is(era) => self.run(session, era, command, what, wait),
+            _ => Ended::Interrupted,
+        };
+        drop(control);
+        if !matches!(ended, Ended::Completed(_)) {
+            self.settle();
+        }
+        ended
+    }
+
+    fn run(
+        &self,
+        session: &mut Session,
+        era: Era,
+        command: Command,
+        (what, patience): (&'static str, Duration),
+        wait: &mut Wait,
+    ) -> Ended {
+        let cid = match session.admin.submit(command) {
+            Ok(cid) => cid,
+            Err(error) => return Ended::Failed(error),
+        };
+        loop {
+            if let Err(error) = self.take_in(session, era) {
+                return Ended::Failed(error);
             }
-            if let Err(error) = self.check_live() {
-                // Whoever gave the controller up waits for the lock that is held here. The command may
-                // still touch its memory, so the caller must not have it back before the stop.
-                self.stop(&mut control, &self.reason().what);
-                return Err(error);
+            if let Some(completion) = session.admin.result(cid) {
+                return Ended::Completed(completion);
+            }
+            // Whoever is behind this waits for the lock that is held here.
+            if !self.health.is(era) || !self.watch(era) {
+                return Ended::Interrupted;
             }
             if wait.is_over() {
-                let after = patience;
-                let gone = control.connection.registers.absence();
-                self.announce(
-                    gone.as_deref().unwrap_or(&format!("{what} took longer than {after:?}")),
-                    gone.is_some(),
-                );
-                self.stop(&mut control, what);
-                return Err(match gone {
-                    Some(what) => Cause::DeviceGone { what: what.into() }.into(),
-                    None => Cause::Timeout { what: what.into(), after }.into(),
-                });
+                self.reset_overdue(era, &format!("{what} took longer than {patience:?}"));
+                return Ended::Failed(Cause::Timeout { what: what.into(), after: patience }.into());
             }
             wait.pause();
         }
@@ -296,240 +328,17 @@ impl Controller {
     ///
     /// `Poisoned` after an earlier failure, `Protocol` if this finds one.
     pub fn events(&self) -> Result<Vec<AsyncEventResult>, BlockError> {
-        self.check_live()?;
+        let era = self.await_live()?;
         let mut control = self.lock();
-        if let Err(error) = control.admin.poll() {
-            self.stop(&mut control, &error.to_string());
-            return Err(error);
-        }
-        Ok(core::iter::from_fn(|| control.admin.next_event()).collect())
+        let Some(session) = control.session() else { return Ok(Vec::new()) };
+        let taken = self.take_in(session, era);
+        let events = core::iter::from_fn(|| session.admin.next_event()).collect();
+        drop(control);
+        self.settle();
+        taken.map(|()| events)
     }
 
-    /// Opens a queue pair to a namespace that was identified as `id`.
-    pub(super) fn open_queue(
-        self: &Arc<Self>,
-        limits: &Limits,
-        id: &Arc<IdentifyNamespace>,
-        options: &QueueOptions,
-    ) -> Result<Box<dyn IoQueue>, BlockError> {
-        let most = self.max_depth();
-        let depth = options.depth;
-        if !(1..=most).contains(&depth) {
-            let (value, most) = (u64::from(depth), u64::from(most));
-            return Err(Cause::Invalid { what: "queue depth", value, least: 1, most }.into());
-        }
-        let queue = self.take_queue_id()?;
-        // Once the id is taken nothing can be formatted any more.
-        let opened = self
-            .check_current(limits.nsid, id)
-            .and_then(|()| self.build_queue(queue, limits, options));
-        if opened.is_err() {
-            self.release_queue_id(queue);
-        }
-        opened
-    }
-
-    /// Refuses a namespace that was formatted since it was identified: its blocks may have another size.
-    fn check_current(
-        &self,
-        nsid: NamespaceId,
-        id: &Arc<IdentifyNamespace>,
-    ) -> Result<(), BlockError> {
-        let current = |one: &Identified| one.nsid == nsid && Arc::ptr_eq(&one.id, id);
-        if self.identified(|all| all.iter().any(current)) {
-            return Ok(());
-        }
-        let what = format!("namespace {nsid} was formatted since it was opened").into();
-        Err(Cause::Poisoned { what }.into())
-    }
-
-    fn build_queue(
-        self: &Arc<Self>,
-        id: QueueId,
-        limits: &Limits,
-        options: &QueueOptions,
-    ) -> Result<Box<dyn IoQueue>, BlockError> {
-        let slots = u16::try_from(options.depth).expect("the depth is at most CAP.MQES");
-        // One entry stays empty, so that a full ring is told from an empty one.
-        let entries = options.depth + 1;
-        let ((sq, sq_at), (cq, cq_at)) = admin::rings(&self.domain, entries).map_err(no_memory)?;
-        let lists = Lists::new(&self.domain, slots).map_err(no_memory)?;
-        let tags = Tags::new(&self.domain, limits, slots).map_err(no_memory)?;
-        let bells = (self.bell(id, false)?, self.bell(id, true)?);
-        self.create_completion_queue(id, entries, cq_at.0)?;
-        if let Err(error) = self.create_submission_queue(id, entries, sq_at.0) {
-            self.delete_queue(AdminOpcode::DELETE_COMPLETION_QUEUE, id);
-            return Err(error);
-        }
-        let parts = Parts {
-            id,
-            sq: SubmissionRing::new(sq, bells.0),
-            cq: CompletionRing::new(cq, bells.1),
-            slots: Slots::new(slots),
-            lists,
-            limits: limits.clone(),
-            tags,
-            deadlines: Deadlines::new(options.timeout),
-            pump: self.transport.pump(id),
-        };
-        Ok(Box::new(QueuePair::new(parts, Arc::clone(self))))
-    }
-
-    fn bell(&self, id: QueueId, completion: bool) -> Result<Bell, BlockError> {
-        let dstrd = self.cap.dstrd();
-        let register = admin::register_bell(&*self.transport, id, completion, dstrd)?;
-        let (Some(buffers), Bell::Register(doorbell)) = (&self.shadow, register) else {
-            return admin::register_bell(&*self.transport, id, completion, dstrd);
-        };
-        let at = doorbell_offset(id, completion, dstrd) - offset::DOORBELLS;
-        Bell::shadow(buffers, at as usize, doorbell)
-            .ok_or_else(|| violation(format!("no shadow doorbell for queue {id} in one page")))
-    }
-
-    fn create_completion_queue(
-        &self,
-        id: QueueId,
-        entries: u32,
-        at: u64,
-    ) -> Result<(), BlockError> {
-        let command = Command {
-            opcode: AdminOpcode::CREATE_COMPLETION_QUEUE.0,
-            dptr: [at, 0],
-            cdw10: size_and_id(id, entries),
-            cdw11: CreateCompletionQueueDword11::new().with_pc(true).into_bits(),
-            ..Command::default()
-        };
-        self.execute(command, "Create I/O Completion Queue").map(drop)
-    }
-
-    fn create_submission_queue(
-        &self,
-        id: QueueId,
-        entries: u32,
-        at: u64,
-    ) -> Result<(), BlockError> {
-        let dword11 = CreateSubmissionQueueDword11::new().with_pc(true).with_cqid(id.0);
-        let command = Command {
-            opcode: AdminOpcode::CREATE_SUBMISSION_QUEUE.0,
-            dptr: [at, 0],
-            cdw10: size_and_id(id, entries),
-            cdw11: dword11.into_bits(),
-            ..Command::default()
-        };
-        self.execute(command, "Create I/O Submission Queue").map(drop)
-    }
-
-    /// Takes a queue pair away from the controller, which ends what is in flight on it.
-    ///
-    /// If the controller does not obey it is stopped: the queue's memory is about to go.
-    pub(super) fn delete_queue_pair(&self, id: QueueId) {
-        self.delete_queue(AdminOpcode::DELETE_SUBMISSION_QUEUE, id);
-        self.delete_queue(AdminOpcode::DELETE_COMPLETION_QUEUE, id);
-    }
-
-    fn delete_queue(&self, opcode: AdminOpcode, id: QueueId) {
-        let cdw10 = u32::from(id.0);
-        let command = Command { opcode: opcode.0, cdw10, ..Command::default() };
-        if let Err(error) = self.execute(command, "Delete I/O Queue") {
-            self.fail(&format!("queue {id} could not be deleted: {error}"));
-        }
-    }
-
-    fn take_queue_id(&self) -> Result<QueueId, BlockError> {
-        let mut ids = self.lock_ids();
-        if let Some(command) = ids.kept_by {
-            return Err(Cause::Busy { what: format!("the controller, by {command}").into() }.into());
-        }
-        let Some(index) = ids.taken.iter().position(|taken| !taken) else {
-            let what = format!("all {} I/O queue pairs of the controller", ids.taken.len()).into();
-            return Err(Cause::Busy { what }.into());
-        };
-        ids.taken[index] = true;
-        Ok(QueueId(u16::try_from(index + 1).expect("the controller granted 16 bits of them")))
-    }
-
-    pub(super) fn release_queue_id(&self, id: QueueId) {
-        self.lock_ids().taken[usize::from(id.0) - 1] = false;
-    }
-
-    /// Says whether the controller can be used. Looked at by every poll: one comparison.
-    #[inline]
-    pub(super) fn is_live(&self) -> bool {
-        self.health.load(Ordering::Acquire) == Health::Live as u8
-    }
-
-    /// Says how the controller is.
-    pub(super) fn health(&self) -> Health {
-        // Acquire: who sees `Stopped` also sees that the device was cut off from memory before.
-        match self.health.load(Ordering::Acquire) {
-            0 => Health::Live,
-            1 => Health::Failing,
-            _ => Health::Stopped,
-        }
-    }
-
-    /// Returns why the controller is not live.
-    pub(super) fn reason(&self) -> Reason {
-        let none = || Reason { what: "no reason was given".into(), is_gone: false };
-        self.reason.get().cloned().unwrap_or_else(none)
-    }
-
-    /// Gives the controller up: stops it and cuts it off from memory.
-    #[cold]
-    pub(super) fn fail(&self, reason: &str) {
-        self.give_up(reason, false);
-    }
-
-    /// Gives the controller up since a command is overdue, and says so if the device is not there at all.
-    #[cold]
-    pub(super) fn fail_overdue(&self, reason: &str) {
-        let registers = Registers::new(Arc::clone(&self.transport));
-        match (registers.absence(), registers.complaint()) {
-            (Some(gone), _) => self.give_up(&format!("{reason}; {gone}"), true),
-            (None, Some(complaint)) => self.give_up(&format!("{reason}; {complaint}"), false),
-            (None, None) => self.give_up(reason, false),
-        }
-    }
-
-    fn give_up(&self, reason: &str, is_gone: bool) {
-        self.announce(reason, is_gone);
-        let mut control = self.lock();
-        self.stop(&mut control, reason);
-    }
-
-    /// Makes sure that a controller that was given up can no longer touch memory.
-    pub(super) fn ensure_stopped(&self) {
-        let mut control = self.lock();
-        self.stop(&mut control, &self.reason().what);
-    }
-
-    fn stop(&self, control: &mut Control, reason: &str) {
-        self.announce(reason, false);
-        control.connection.stop();
-        // Release: the device is cut off before anybody reads `Stopped`.
-        self.health.store(Health::Stopped as u8, Ordering::Release);
-    }
-
-    /// Lets everybody who waits for the controller know that it is of no use.
-    fn announce(&self, reason: &str, is_gone: bool) {
-        let first = self.reason.set(Reason { what: reason.into(), is_gone }).is_ok();
-        if first {
-            tracing::error!(reason, "the controller is given up");
-        }
-        let (live, failing) = (Health::Live as u8, Health::Failing as u8);
-        let order = (Ordering::AcqRel, Ordering::Acquire);
-        // Already failing or stopped is as good.
-        let _ = self.health.compare_exchange(live, failing, order.0, order.1);
-    }
-
-    fn check_live(&self) -> Result<(), BlockError> {
-        match self.health() {
-            Health::Live => Ok(()),
-            _ => Err(self.reason().cause().into()),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Control> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Control> {
         // A panic under this lock is a bug of ours; the way down must work all the same.
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -543,13 +352,12 @@ impl Drop for Controller {
     /// Shuts the controller down in order; the connection then stops it and unmaps our memory.
     fn drop(&mut self) {
         let control = self.control.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if !control.connection.is_attached() {
-            return;
-        }
-        if let Err(error) = control.connection.shut_down() {
+        // In a reset it is disabled already.
+        let Some(session) = control.session() else { return };
+        if let Err(error) = session.connection.shut_down() {
             tracing::warn!(%error, "the controller was not shut down in order");
         }
-        control.connection.stop();
+        session.connection.stop();
     }
 }
 
@@ -567,7 +375,15 @@ fn no_namespace(nsid: NamespaceId, all: &[Identified]) -> String {
     }
 }
 
-fn size_and_id(id: QueueId, entries: u32) -> u32 {
-    let qsize = u16::try_from(entries - 1).expect("a ring has at most 65536 entries");
-    QueueSizeAndId::new().with_qid(id.0).with_qsize(qsize).into_bits()
+fn outcome(completion: Completion, what: &'static str) -> Result<Completion, BlockError> {
+    match completion.status.is_success() {
+        true => Ok(completion),
+        false => Err(status::admin_error(completion.status, what)),
+    }
+}
+
+/// Says whether a command may be sent twice without anybody noticing.
+fn changes_nothing(command: Command) -> bool {
+    let reads = [AdminOpcode::IDENTIFY, AdminOpcode::GET_LOG_PAGE, AdminOpcode::GET_FEATURES];
+    reads.contains(&AdminOpcode(command.opcode))
 }

@@ -22,7 +22,7 @@ impl Controller {
     /// # Errors
     ///
     /// `Busy` while a queue is open; otherwise as [`execute`](Self::execute). After `Timeout` the controller is
-    /// stopped, as after every command that does not end.
+    /// reset, as after every command that does not end.
     pub fn format(
         &self,
         nsid: NamespaceId,

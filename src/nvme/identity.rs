@@ -14,7 +14,7 @@ use crate::spec::identify::{
 use crate::units::{BlockCount, ByteLen, LbaSize, NamespaceId};
 
 /// What holds for every namespace of a controller.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ControllerLimits {
     /// Bytes of one command that moves data; `None` is no limit.
     pub(super) transfer_bytes: Option<u64>,
@@ -29,6 +29,8 @@ pub(super) struct ControllerLimits {
     volatile_write_cache: bool,
     rules: Rules,
     operations: Operations,
+    /// How long to wait before a command is sent again (CRDT1 to CRDT3).
+    retry_delays: [u16; 3],
     /// What is to be done with metadata, and the application tag of what is written.
     metadata: (MetadataUse, u16),
 }
@@ -60,6 +62,7 @@ impl ControllerLimits {
                 write_uncorrectable: oncs.write_uncorrectable(),
                 fua: true,
             },
+            retry_delays: [id.crdt1.get(), id.crdt2.get(), id.crdt3.get()],
             metadata: (MetadataUse::Hidden, 0),
         }
     }
@@ -195,6 +198,7 @@ fn limits(
             Some(tagging) if tagging.is_interleaved() => Rules::Interleaved,
             _ => controller.rules,
         },
+        retry_delays: controller.retry_delays,
         tagging,
     }
 }

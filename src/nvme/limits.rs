@@ -35,6 +35,8 @@ pub(super) struct Limits {
     pub(super) deallocate_max: u64,
     pub(super) operations: Operations,
     pub(super) rules: Rules,
+    /// CRDT1 to CRDT3.
+    pub(super) retry_delays: [u16; 3],
     /// What commands say of metadata, where blocks have any.
     pub(super) tagging: Option<Tagging>,
 }

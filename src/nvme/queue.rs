@@ -7,27 +7,33 @@
 //! ```
 //!
 //! The queue belongs to one core. It allocates when it is opened and never again while requests succeed.
-//! A completion that breaks the rules fails the whole controller: nothing it says is believed after that,
-//! and the buffers come back once it can no longer reach them.
+//! A completion that breaks the rules ends the era of the whole controller: nothing it says is believed until it has
+//! been reset. What requests come to then is in [`trouble`].
 #![forbid(unsafe_code)]
+
+mod trouble;
 
 use std::sync::Arc;
 
+use self::trouble::Errand;
 use super::compose::{Composed, compose};
-use super::controller::{Controller, Health, Reason};
+use super::controller::Controller;
+use super::health::Era;
 use super::limits::{Limits, Piece};
 use super::lists::Lists;
+use super::queues::Place;
+use super::recovery::Reason;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::slots::{ListPage, Owner, SlotIndex, Slots};
 use super::split::{Split, Splits};
-use super::status;
 use super::tags::Tags;
 use crate::block::deadline::Deadlines;
-use crate::block::{Completion, Counters, IoQueue, Operation, Rejected, Request};
+use crate::block::{BlockError, Completion, Counters, IoQueue, Operation, Rejected, Request};
 use crate::spec::command::Command;
-use crate::spec::completion::{Completion as Entry, StatusField};
+use crate::spec::completion::Completion as Entry;
+use crate::spec::identify::IdentifyNamespace;
 use crate::transport::Pump;
-use crate::units::{CommandId, QueueId};
+use crate::units::CommandId;
 
 /// One I/O queue pair to one namespace.
 ///
@@ -44,7 +50,15 @@ pub(super) struct QueuePair {
     splits: Splits,
     /// Metadata on its way, where it travels.
     tags: Option<Box<Tags>>,
-    id: QueueId,
+    place: Place,
+    /// When the controller learnt of the queue.
+    era: Era,
+    /// Requests that wait for something else than the controller.
+    errands: Vec<Errand>,
+    /// Completions up to the last time that the controller was told of success.
+    seen: u64,
+    /// What the namespace was identified as.
+    identified: Arc<IdentifyNamespace>,
     /// Why the queue is no longer used, once it is not.
     failed: Option<Reason>,
     /// Last: rings and list pages are unmapped only after the controller has let go of them (`drop`).
@@ -53,7 +67,8 @@ pub(super) struct QueuePair {
 
 /// What a queue pair is made of.
 pub(super) struct Parts {
-    pub(super) id: QueueId,
+    pub(super) place: Place,
+    pub(super) identified: Arc<IdentifyNamespace>,
     pub(super) sq: SubmissionRing,
     pub(super) cq: CompletionRing,
     pub(super) slots: Slots<Owner>,
@@ -66,7 +81,8 @@ pub(super) struct Parts {
 
 impl QueuePair {
     pub(super) fn new(parts: Parts, controller: Arc<Controller>) -> Self {
-        let Parts { id, sq, cq, slots, lists, limits, tags, deadlines, pump } = parts;
+        let Parts { place, identified, sq, cq, slots, lists, limits, tags, deadlines, pump } =
+            parts;
         let all = tags.as_ref().is_some_and(|tags| tags.are_looked_at());
         let splits = if all { Splits::of_all(slots.len()) } else { Splits::new(slots.len()) };
         Self {
@@ -80,16 +96,33 @@ impl QueuePair {
             lists,
             splits,
             tags,
-            id,
+            place,
+            era: Era::NONE,
+            errands: Vec::new(),
+            seen: 0,
+            identified,
             failed: None,
             controller,
         }
     }
 
+    /// Lets the controller know of the queue, from an empty ring on. To be called in each era.
+    ///
+    /// # Errors
+    ///
+    /// The controller's, and `Uncertain` if the era is over before it knows.
+    pub(super) fn join(&mut self, era: Era) -> Result<(), BlockError> {
+        self.sq.restart();
+        self.cq.restart();
+        self.controller.create_queue_pair(era, self.place)?;
+        self.era = era;
+        Ok(())
+    }
+
     #[inline(always)]
     fn send(&mut self, mut command: Command, list: Option<ListPage>, owner: Owner) {
-        let tick = self.deadlines.start();
-        command.cid = self.slots.fill(owner, list, tick).0;
+        let stamp = self.deadlines.start();
+        command.cid = self.slots.fill(owner, list, stamp).0;
         self.sq.push(command);
         self.counters.submissions += 1;
     }
@@ -130,7 +163,7 @@ impl QueuePair {
             return self.submit_in_parts(request, piece);
         }
         let Self { limits, lists, slots, tags, .. } = self;
-        match assemble(limits, lists, slots, tags, &request.operation, piece) {
+        match assemble(limits, lists, slots.next(), tags, &request.operation, piece) {
             Some(Composed { command, list }) => {
                 self.send(command, list, Owner::Request(request));
                 Ok(())
@@ -174,10 +207,7 @@ impl QueuePair {
             let piece = next_piece(&self.limits, split);
             let operation = &split.request.operation;
             let Self { limits, lists, slots, tags, .. } = self;
-            let composed = match limits.tagging {
-                None => compose::<false>(limits, lists, operation, piece, 0),
-                Some(_) => assemble(limits, lists, slots, tags, operation, piece),
-            };
+            let composed = compose_part(limits, lists, slots.next(), tags, operation, piece);
             let Some(Composed { command, list }) = composed else { return };
             self.splits.sent(index, piece.blocks);
             self.send(command, list, Owner::Split(index));
@@ -187,110 +217,10 @@ impl QueuePair {
     /// Checks a completion: queue, SQ head, slot, generation. `None` is a violation.
     #[inline(always)]
     fn check(&mut self, entry: Entry) -> Option<SlotIndex> {
-        if entry.sq_id != self.id.0 || !self.sq.accept_head(entry.sq_head) {
+        if entry.sq_id != self.place.id.0 || !self.sq.accept_head(entry.sq_head) {
             return None;
         }
         self.slots.find(CommandId(entry.cid))
-    }
-
-    /// Says what a completion violates.
-    #[cold]
-    fn explain(&self, entry: Entry) -> String {
-        if entry.sq_id != self.id.0 {
-            return format!("completion for queue {} on queue {}", entry.sq_id, self.id);
-        }
-        match self.slots.find(CommandId(entry.cid)) {
-            Some(_) => self.sq.explain_head(entry.sq_head),
-            None => self.slots.explain(CommandId(entry.cid)).to_string(),
-        }
-    }
-
-    /// Ends a command of a request that was split.
-    #[cold]
-    fn finish_part(&mut self, index: u16, entry: Entry, slot: SlotIndex) -> Option<Completion> {
-        let Self { splits, limits, tags, .. } = self;
-        let ended = |request: &Request| {
-            status::result(entry.status, request, limits)?;
-            let operation = &request.operation;
-            tags.as_mut().map_or(Ok(()), |tags| tags.verify(slot.number(), operation))
-        };
-        let Split { request, error, .. } = splits.part_done(index, ended)?;
-        Some(Completion { request, result: error.map_or(Ok(()), Err) })
-    }
-
-    /// Gives the controller up, and with it every queue.
-    #[cold]
-    fn fail(&mut self, what: &str) {
-        self.log(what);
-        self.controller.fail(&format!("queue {}: {what}", self.id));
-    }
-
-    /// Gives the controller up since a command is overdue.
-    #[cold]
-    #[inline(never)]
-    fn fail_overdue(&mut self) {
-        let timeout = self.deadlines.timeout();
-        let what = format!("a command was not completed within {} ms", timeout.as_millis());
-        self.log(&what);
-        self.controller.fail_overdue(&format!("queue {}: {what}", self.id));
-    }
-
-    #[cold]
-    fn log(&self, what: &str) {
-        let (head, phase) = self.cq.state();
-        let (sq_head, tail) = self.sq.state();
-        tracing::error!(
-            queue = self.id.0,
-            head,
-            phase,
-            sq_head,
-            tail,
-            busy = self.slots.busy(),
-            "{what}"
-        );
-    }
-
-    /// Polls a queue whose controller was given up: once that can no longer reach memory, all of it comes back.
-    #[cold]
-    fn poll_given_up(&mut self, max: usize, sink: &mut dyn FnMut(Completion)) -> usize {
-        match self.controller.health() {
-            Health::Live | Health::Failing => 0,
-            Health::Stopped => self.drain(max, sink),
-        }
-    }
-
-    /// Hands every request back with an error: the controller can no longer reach their memory.
-    #[cold]
-    fn drain(&mut self, max: usize, sink: &mut dyn FnMut(Completion)) -> usize {
-        let reason = self.reason();
-        let mut delivered = 0;
-        while delivered < max {
-            let Some(request) = self.next_abandoned() else { break };
-            sink(Completion { request, result: Err(reason.cause().into()) });
-            delivered += 1;
-        }
-        delivered
-    }
-
-    fn next_abandoned(&mut self) -> Option<Request> {
-        while let Some(index) = self.slots.any() {
-            let (tick, list) = self.slots.marks(index);
-            self.deadlines.stop(tick);
-            if let Some(list) = list {
-                self.lists.give_back(list);
-            }
-            match self.slots.empty(index) {
-                Owner::Request(request) => return Some(request),
-                Owner::Split(index) => self.splits.part_abandoned(index),
-                Owner::Nobody => {}
-            }
-        }
-        self.splits.take_any().map(|split| split.request)
-    }
-
-    fn reason(&mut self) -> Reason {
-        let controller = &self.controller;
-        self.failed.get_or_insert_with(|| controller.reason()).clone()
     }
 
     /// Takes in completions of a live queue.
@@ -300,22 +230,25 @@ impl QueuePair {
         while delivered < max {
             let Some(entry) = self.cq.peek() else { break };
             let Some(index) = self.check(entry) else {
-                let violation = self.explain(entry);
-                self.fail(&violation);
+                self.refuse(entry);
                 break;
             };
             self.cq.advance();
             seen += 1;
-            let (tick, list) = self.slots.marks(index);
-            self.deadlines.stop(tick);
+            let (stamp, list) = self.slots.marks(index);
+            self.deadlines.stop(stamp);
             if let Some(list) = list {
                 self.lists.give_back(list);
             }
             // The slot is free before the caller hears of it, and so is warm when it submits again.
             match self.slots.empty(index) {
                 Owner::Request(request) => {
-                    delivered += 1;
-                    deliver(request, entry.status, &self.limits, sink);
+                    if entry.status.is_success() {
+                        delivered += 1;
+                        deliver(request, sink);
+                    } else {
+                        delivered += self.end_failed(request, entry.status, stamp, sink);
+                    }
                 }
                 Owner::Split(split) => {
                     if let Some(completion) = self.finish_part(split, entry, index) {
@@ -353,27 +286,27 @@ impl IoQueue for QueuePair {
     }
 
     fn ring(&mut self) {
-        if self.sq.ring() {
+        // A controller that does not know the queue would report a doorbell that is none.
+        if self.controller.health.is(self.era) && self.sq.ring() {
             self.counters.sq_doorbells += 1;
         }
     }
 
     fn poll(&mut self, max: usize, sink: &mut dyn FnMut(Completion)) -> usize {
         self.counters.polls += 1;
-        if !self.controller.is_live() {
-            return self.poll_given_up(max, sink);
+        if !self.controller.health.is(self.era) {
+            return self.poll_apart(max, sink);
         }
         if let Some(pump) = &mut self.pump {
             pump.pump();
         }
-        let delivered = self.reap(max, sink);
-        if self.splits.is_waiting() {
-            self.continue_split();
-            self.ring();
+        let mut delivered = self.reap(max, sink);
+        if self.splits.is_waiting() || !self.errands.is_empty() {
+            delivered += self.go_on(max - delivered, sink);
         }
         // What is completed and waits to be taken is the caller's delay, not the controller's.
-        if delivered < max && self.deadlines.overdue() && self.slots.busy() > 0 {
-            self.fail_overdue();
+        if delivered < max && self.deadlines.is_time() && self.slots.busy() > 0 {
+            self.attend();
         }
         delivered
     }
@@ -394,15 +327,14 @@ impl IoQueue for QueuePair {
 impl Drop for QueuePair {
     /// Takes the queue away from the controller before its memory and its buffers go.
     fn drop(&mut self) {
-        if self.controller.health() == Health::Live {
-            self.controller.delete_queue_pair(self.id);
+        let id = self.place.id;
+        if self.controller.health.is(self.era) {
+            self.controller.delete_queue_pair(self.era, id);
         }
-        // Deleting may have failed, and another thread may be about to stop the controller: rings and
-        // buffers go home only after that has happened.
-        if self.controller.health() != Health::Live {
-            self.controller.ensure_stopped();
-        }
-        self.controller.release_queue_id(self.id);
+        // Deleting may have failed, and another thread may be about to reset or to stop the controller: rings and
+        // buffers go home only after that has happened. In any other era the controller knows nothing of them.
+        self.controller.settle();
+        self.controller.release_queue_id(id);
     }
 }
 
@@ -412,43 +344,38 @@ impl Drop for QueuePair {
 /// apart into its fields on the way, and the caller's loads wait for the narrower stores (a third of
 /// the time of a poll).
 #[inline(never)]
-fn deliver(
-    request: Request,
-    status: StatusField,
+fn deliver(request: Request, sink: &mut dyn FnMut(Completion)) {
+    sink(Completion { request, result: Ok(()) });
+}
+
+/// Makes the command of a piece for a slot: of a request that was split, or that is sent again.
+#[inline(never)]
+fn compose_part(
     limits: &Limits,
-    sink: &mut dyn FnMut(Completion),
-) {
-    if status.is_success() {
-        sink(Completion { request, result: Ok(()) });
-    } else {
-        deliver_failure(request, status, limits, sink);
+    lists: &mut Lists,
+    slot: Option<u16>,
+    tags: &mut Option<Box<Tags>>,
+    operation: &Operation,
+    piece: Piece,
+) -> Option<Composed> {
+    match limits.tagging {
+        None => compose::<false>(limits, lists, operation, piece, 0),
+        Some(_) => assemble(limits, lists, slot, tags, operation, piece),
     }
 }
 
-#[cold]
-#[inline(never)]
-fn deliver_failure(
-    request: Request,
-    status: StatusField,
-    limits: &Limits,
-    sink: &mut dyn FnMut(Completion),
-) {
-    let result = status::result(status, &request, limits);
-    sink(Completion { request, result });
-}
-
-/// Makes the command of a piece, and its metadata, for the slot that is filled next.
+/// Makes the command of a piece, and its metadata, for a slot.
 #[cold]
 fn assemble(
     limits: &Limits,
     lists: &mut Lists,
-    slots: &Slots<Owner>,
+    slot: Option<u16>,
     tags: &mut Option<Box<Tags>>,
     operation: &Operation,
     piece: Piece,
 ) -> Option<Composed> {
     let Some(tags) = tags else { return compose::<true>(limits, lists, operation, piece, 0) };
-    let slot = slots.next()?;
+    let slot = slot?;
     let metadata = tags.iova(slot, operation);
     let composed = compose::<true>(limits, lists, operation, piece, metadata)?;
     tags.prepare(slot, operation, piece);

@@ -11,6 +11,7 @@ use super::bell::Bell;
 use crate::dma::Ring;
 use crate::spec::command::Command;
 use crate::spec::completion::Completion;
+use crate::units::CommandId;
 
 /// The host's end of a submission queue.
 pub(super) struct SubmissionRing {
@@ -27,6 +28,22 @@ pub(super) struct SubmissionRing {
 impl SubmissionRing {
     pub(super) fn new(ring: Ring<8>, bell: Bell) -> Self {
         Self { ring, bell, tail: 0, rung: 0, head: 0 }
+    }
+
+    /// Begins anew, for a controller that knows nothing of the queue.
+    pub(super) fn restart(&mut self) {
+        (self.tail, self.rung, self.head) = (0, 0, 0);
+        self.bell.clear();
+    }
+
+    /// Returns the identifiers of commands that the controller was not told of.
+    pub(super) fn unannounced(&self) -> impl Iterator<Item = CommandId> {
+        let entries = self.ring.entries();
+        (0..distance(self.rung, self.tail, entries)).map(move |ahead| {
+            let command: Command =
+                zerocopy::transmute!(self.ring.load((self.rung + ahead) % entries));
+            CommandId(command.cid)
+        })
     }
 
     /// Writes a command. The caller has fewer commands outstanding than the ring has entries, less one,
@@ -88,6 +105,13 @@ pub(super) struct CompletionRing {
 impl CompletionRing {
     pub(super) fn new(ring: Ring<2>, bell: Bell) -> Self {
         Self { ring, bell, head: 0, rung: 0, phase: true }
+    }
+
+    /// Begins anew, for a controller that knows nothing of the queue: with entries of no phase.
+    pub(super) fn restart(&mut self) {
+        (0..self.ring.entries()).for_each(|index| self.ring.store(index, [0; 2]));
+        (self.head, self.rung, self.phase) = (0, 0, true);
+        self.bell.clear();
     }
 
     /// Returns a private copy of the next completion, if there is one.

@@ -8,7 +8,7 @@
 use core::fmt;
 
 use crate::block::Request;
-use crate::block::deadline::Tick;
+use crate::block::deadline::{Stamp, Tick};
 use crate::units::CommandId;
 
 /// Who waits for a command. A slot that waits for nothing holds [`Default`].
@@ -47,7 +47,7 @@ struct Slot<O> {
     owner: O,
     generation: u16,
     list: Option<ListPage>,
-    tick: Tick,
+    stamp: Stamp,
 }
 
 const _: () = assert!(size_of::<Slot<Owner>>() == 64);
@@ -109,7 +109,7 @@ impl<O: Occupant> Slots<O> {
             bits => u16::MAX >> (u16::BITS - bits),
         };
         let slot =
-            || Slot { owner: O::default(), generation: 0, list: None, tick: Tick::default() };
+            || Slot { owner: O::default(), generation: 0, list: None, stamp: Stamp::default() };
         Self {
             slots: (0..count).map(|_| slot()).collect(),
             free: (0..count).rev().collect(),
@@ -148,7 +148,7 @@ impl<O: Occupant> Slots<O> {
     ///
     /// If there is none; the caller asks first.
     #[inline(always)]
-    pub(super) fn fill(&mut self, owner: O, list: Option<ListPage>, tick: Tick) -> CommandId {
+    pub(super) fn fill(&mut self, owner: O, list: Option<ListPage>, stamp: Stamp) -> CommandId {
         let index = self.free.pop().expect("the caller found a free slot");
         let bits = self.index_bits & 15;
         let slot = &mut self.slots[usize::from(index)];
@@ -156,7 +156,7 @@ impl<O: Occupant> Slots<O> {
         assert!(slot.owner.is_nobody(), "a free slot has an owner");
         slot.owner = owner;
         slot.list = list;
-        slot.tick = tick;
+        slot.stamp = stamp;
         CommandId(index | generation)
     }
 
@@ -185,9 +185,56 @@ impl<O: Occupant> Slots<O> {
 
     /// Returns when a command was submitted and which list page it used.
     #[inline(always)]
-    pub(super) fn marks(&self, index: SlotIndex) -> (Tick, Option<ListPage>) {
+    pub(super) fn marks(&self, index: SlotIndex) -> (Stamp, Option<ListPage>) {
         let slot = &self.slots[usize::from(index.0)];
-        (slot.tick, slot.list)
+        (slot.stamp, slot.list)
+    }
+
+    /// Returns who waits for the command in a slot.
+    pub(super) fn owner(&self, index: SlotIndex) -> &O {
+        &self.slots[usize::from(index.0)].owner
+    }
+
+    /// Changes when a command was submitted and what was tried since.
+    pub(super) fn set_stamp(&mut self, index: SlotIndex, stamp: Stamp) {
+        self.slots[usize::from(index.0)].stamp = stamp;
+    }
+
+    /// Puts another command in the place of one that is over, for the same owner, and returns its identifier: a late
+    /// completion of the old one is a stranger then.
+    pub(super) fn renew(
+        &mut self,
+        index: SlotIndex,
+        list: Option<ListPage>,
+        stamp: Stamp,
+    ) -> CommandId {
+        let generations = self.generations;
+        let slot = &mut self.slots[usize::from(index.0)];
+        slot.generation = (slot.generation + 1) % generations;
+        (slot.list, slot.stamp) = (list, stamp);
+        self.cid(index)
+    }
+
+    /// Takes the list page of a command that is over.
+    pub(super) fn take_list(&mut self, index: SlotIndex) -> Option<ListPage> {
+        self.slots[usize::from(index.0)].list.take()
+    }
+
+    /// Returns the identifier of the command in a slot.
+    pub(super) fn cid(&self, index: SlotIndex) -> CommandId {
+        let generation = self.slots[usize::from(index.0)].generation;
+        CommandId(index.0 | self.generation_bits(generation))
+    }
+
+    /// Returns the slots in flight.
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = SlotIndex> {
+        let numbered = (0..u16::MAX).zip(&self.slots);
+        numbered.filter(|(_, slot)| !slot.owner.is_nobody()).map(|(index, _)| SlotIndex(index))
+    }
+
+    /// Returns the slots whose command was submitted in a tick.
+    pub(super) fn submitted_in(&self, tick: Tick) -> Vec<SlotIndex> {
+        self.in_flight().filter(|index| self.marks(*index).0.is_of(tick)).collect()
     }
 
     /// Frees the slot of a completed command and returns who waited for it.
@@ -202,8 +249,7 @@ impl<O: Occupant> Slots<O> {
 
     /// Returns any slot in flight: for a queue whose device can no longer touch memory.
     pub(super) fn any(&self) -> Option<SlotIndex> {
-        let index = self.slots.iter().position(|slot| !slot.owner.is_nobody())?;
-        u16::try_from(index).ok().map(SlotIndex)
+        self.in_flight().next()
     }
 
     /// Returns a generation in its place above the index.
@@ -231,7 +277,7 @@ mod tests {
     }
 
     fn fill(slots: &mut Slots<Tag>, tag: u16) -> CommandId {
-        slots.fill(Tag(Some(tag)), None, Tick::default())
+        slots.fill(Tag(Some(tag)), None, Stamp::default())
     }
 
     /// Takes a completion as a queue does.

@@ -4,6 +4,8 @@
 //! a time waits for slots; while it does the queue takes no other, so that it cannot starve.
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use super::limits::Piece;
 use crate::block::{BlockError, Request};
 use crate::units::Lba;
@@ -21,6 +23,10 @@ pub(super) struct Split {
     outstanding: u32,
     /// The first error; the others are awaited and forgotten.
     pub(super) error: Option<BlockError>,
+    /// How often it was sent before.
+    pub(super) trials: u8,
+    /// How long to wait before it is sent again, as long as every error of it lets hope for that.
+    pub(super) hope: Option<Duration>,
 }
 
 /// The split requests of one queue.
@@ -31,6 +37,13 @@ pub(super) struct Splits {
     waiting: Option<u16>,
     /// Commands that are out, of all of them.
     parts: usize,
+}
+
+impl Split {
+    fn new(request: Request, rest: Piece) -> Self {
+        let hope = Some(Duration::ZERO);
+        Self { request, rest, outstanding: 0, error: None, trials: 0, hope }
+    }
 }
 
 impl Splits {
@@ -54,7 +67,7 @@ impl Splits {
     pub(super) fn begin(&mut self, request: Request, rest: Piece) -> Result<(), Request> {
         assert!(self.waiting.is_none(), "one request at a time waits for slots");
         let Some(index) = self.free.pop() else { return Err(request) };
-        self.table[usize::from(index)] = Some(Split { request, rest, outstanding: 0, error: None });
+        self.table[usize::from(index)] = Some(Split::new(request, rest));
         self.waiting = Some(index);
         Ok(())
     }
@@ -88,10 +101,12 @@ impl Splits {
 
     /// Notes that a command came back; the request comes out with the last one.
     ///
-    /// After an error nothing more is sent, and what is out is awaited.
+    /// After an error nothing more is sent, and what is out is awaited; `hope` is how long to wait before it is of use
+    /// to send the request again.
     pub(super) fn part_done(
         &mut self,
         index: u16,
+        hope: Option<Duration>,
         result: impl FnOnce(&Request) -> Result<(), BlockError>,
     ) -> Option<Split> {
         let entry = &mut self.table[usize::from(index)];
@@ -101,6 +116,7 @@ impl Splits {
         if let Err(error) = result(&split.request) {
             split.rest.blocks = 0;
             split.error.get_or_insert(error);
+            split.hope = split.hope.zip(hope).map(|(one, other)| one.max(other));
             self.waiting = self.waiting.filter(|waiting| *waiting != index);
         }
         if split.outstanding > 0 || split.rest.blocks > 0 {
@@ -117,14 +133,52 @@ impl Splits {
         self.parts -= 1;
     }
 
-    /// Takes any request out: for a queue whose device can no longer touch memory.
-    pub(super) fn take_any(&mut self) -> Option<Split> {
-        let index = self.table.iter().position(Option::is_some)?;
-        self.waiting = None;
-        let split = self.table[index].take()?;
+    /// Returns any request: for a queue whose device can no longer touch memory.
+    pub(super) fn any(&self) -> Option<u16> {
+        self.all().next()
+    }
+
+    /// Returns every request.
+    pub(super) fn all(&self) -> impl Iterator<Item = u16> {
+        let numbered = (0..u16::MAX).zip(&self.table);
+        numbered.filter(|(_, split)| split.is_some()).map(|(index, _)| index)
+    }
+
+    /// Returns a request.
+    pub(super) fn get(&self, index: u16) -> Option<&Split> {
+        self.table[usize::from(index)].as_ref()
+    }
+
+    /// Takes a request out, whatever is out of it: for a queue whose device can no longer touch memory, or a request of
+    /// which nothing is.
+    pub(super) fn take(&mut self, index: u16) -> Option<Split> {
+        let split = self.table[usize::from(index)].take()?;
+        self.waiting = self.waiting.filter(|waiting| *waiting != index);
         self.parts -= split.outstanding as usize;
-        self.free.push(u16::try_from(index).expect("the limit is small"));
+        self.free.push(index);
         Some(split)
+    }
+
+    /// Puts a request back that has just come out, to be sent again later.
+    pub(super) fn shelve(&mut self, split: Split) -> u16 {
+        let index = self.free.pop().expect("it has just come out");
+        self.table[usize::from(index)] = Some(split);
+        index
+    }
+
+    /// Lets no request wait for slots: all begin anew, one after the other.
+    pub(super) fn hold(&mut self) {
+        self.waiting = None;
+    }
+
+    /// Begins a request anew, of which nothing is out. It waits for slots then; no other may.
+    pub(super) fn restart(&mut self, index: u16, rest: Piece) {
+        assert!(self.waiting.is_none(), "one request at a time waits for slots");
+        let split = self.table[usize::from(index)].as_mut().expect("it is to be sent again");
+        assert_eq!(split.outstanding, 0, "a request is sent again while it is out");
+        (split.rest, split.error, split.hope) = (rest, None, Some(Duration::ZERO));
+        split.trials = split.trials.saturating_add(1);
+        self.waiting = Some(index);
     }
 
     /// Returns the number of split requests.

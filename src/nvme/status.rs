@@ -69,7 +69,8 @@ fn words(status: Status) -> String {
     }
 }
 
-fn range(operation: &Operation, limits: &Limits) -> (Lba, BlockCount) {
+/// Returns the blocks of a request; those that it changes, where it has others.
+pub(super) fn range(operation: &Operation, limits: &Limits) -> (Lba, BlockCount) {
     match operation {
         Operation::Read { lba, payload }
         | Operation::Write { lba, payload, .. }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::{OpenError, Opened, application_tag, boolean, metadata_use, number, parse_size};
+use super::{OpenError, Opened, application_tag, boolean, metadata_use, number, parse_size, small};
 use crate::dma::{Domain, DomainOptions};
 use crate::nvme::{self, Controller};
 use crate::transport::Transport;
@@ -42,7 +42,7 @@ pub(super) fn open(
 }
 
 /// The options that the driver has, whichever way it reaches a controller.
-pub(super) const KEYS: &str = "queues max_transfer sgl shadow metadata apptag";
+pub(super) const KEYS: &str = "queues max_transfer sgl shadow metadata apptag resets resends";
 
 /// Sets an option of the driver; `None` if it has none of that name.
 pub(super) fn set(
@@ -65,6 +65,8 @@ pub(super) fn set(
         "sgl" => driver.sgl = boolean(key, value)?,
         "metadata" => driver.metadata = metadata_use(value)?,
         "apptag" => driver.application_tag = application_tag(value)?,
+        "resets" => driver.resets_max = small(key, value, 1000)?,
+        "resends" => driver.resends_max = small(key, value, 100)?,
         "shadow" => driver.shadow_doorbells = boolean(key, value)?,
         _ => return Ok(None),
     }

@@ -70,6 +70,14 @@ mod tests {
     }
 
     #[test]
+    fn an_address_says_how_much_patience_there_is() {
+        let target = Target::parse("04:00.0?resets=0&resends=2").unwrap();
+        assert_eq!((target.driver.resets_max, target.driver.resends_max), (0, 2));
+        let error = Target::parse("04:00.0?resends=101").unwrap_err();
+        assert_eq!(error, "resends=101 is not a number from 0 to 100");
+    }
+
+    #[test]
     fn every_mistake_is_named_before_anything_is_touched() {
         let cases = [
             (
@@ -80,7 +88,7 @@ mod tests {
             ("pcie:04:00.0/0", "pcie:04:00.0/0: namespace=0 is not a number from 1 to 4294967294"),
             (
                 "pcie:04:00.0?lba=512",
-                "pcie:04:00.0?lba=512: unknown option lba, known are queues max_transfer sgl shadow metadata apptag noiommu",
+                "pcie:04:00.0?lba=512: unknown option lba, known are queues max_transfer sgl shadow metadata apptag resets resends noiommu",
             ),
             (
                 "pcie:04:00.0?max_transfer=1k",

@@ -21,7 +21,7 @@ use super::bdev::{Place, Shared};
 use super::environment::no_space;
 use super::memory::Translation;
 use super::sys;
-use crate::block::deadline::{Deadlines, Tick};
+use crate::block::deadline::{Deadlines, Stamp};
 use crate::block::{
     BlockError, Cause, Completion, Counters, DeviceStatus, IoQueue, Operation, Payload,
     QueueOptions, Rejected, Request, Run, runs,
@@ -63,7 +63,7 @@ struct Slot {
     request: Option<Request>,
     /// The memory of a request that has it in pieces.
     pieces: Vec<sys::iovec>,
-    tick: Tick,
+    tick: Stamp,
     step: Step,
 }
 

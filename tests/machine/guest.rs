@@ -52,7 +52,12 @@ impl Ours {
     }
 
     pub(crate) fn open(&self) -> Opened {
-        let address = format!("pcie:{}", address(self.0));
+        self.open_with("")
+    }
+
+    /// Opens it with options, as in `?resets=0`.
+    pub(crate) fn open_with(&self, options: &str) -> Opened {
+        let address = format!("pcie:{}{options}", address(self.0));
         open(&address).unwrap_or_else(|error| panic!("{address}: {error:?}"))
     }
 
