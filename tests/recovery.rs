@@ -393,7 +393,18 @@ fn no_lie_of_a_completion_is_believed() {
 /// Every queue of the device hears of its fatal status by itself, and everything in flight is done in the end.
 #[test]
 fn a_fatal_status_at_full_depth_ends_in_a_reset_and_every_request_is_done() {
-    let bed = Bed::new();
+    fail_at_full_depth(Options::default());
+}
+
+/// The same with doorbells in memory, which the controller has to be told of again.
+#[test]
+fn shadow_doorbells_live_through_a_reset() {
+    let few = Options { doorbell_stride: 0, max_queues: 8, ..Options::default() };
+    fail_at_full_depth(Options { shadow_doorbells: true, ..few });
+}
+
+fn fail_at_full_depth(options: Options) {
+    let bed = Bed::with(options, nvme::Options::default());
     let mut queue = bed.queue(LONG);
     bed.fill(&mut *queue, 128, 1);
     for round in 0..times(25) {
@@ -571,6 +582,46 @@ fn a_failure_that_passes_is_tried_again_and_one_that_does_not_is_not() {
     queue.ring();
     assert_eq!(errors(wait(&mut *queue, 1))[0].0, ErrorKind::Media);
     assert_eq!(queue.counters().resends, 14);
+}
+
+/// One block of many cannot be read. The error names it, what lies before it has come, and finding it took no more
+/// commands than halving does.
+#[test]
+fn the_bad_block_of_a_read_is_found_and_what_lies_before_it_is_read() {
+    let bed = Bed::new();
+    let mut queue = bed.queue(LONG);
+    bed.fill(&mut *queue, 1024, 1);
+    // Of one command of 256 blocks, which is MDTS, and of a request of four.
+    for (total, most) in [(256_u64, 10), (1000, 16)] {
+        for nth in 0..times(20) {
+            let bad = nth * 37 % total;
+            bed.faults.add(reads_of(bad, FaultAction::Fail(Status::UNRECOVERED_READ)));
+            bed.faults.add(reads_of(total - 1, FaultAction::Fail(Status::UNRECOVERED_READ)));
+            let before = queue.counters();
+            bed.read(&mut *queue, 0, total as usize);
+            queue.ring();
+            let done = wait(&mut *queue, 1).pop().expect("one");
+            let error = done.result.expect_err("it cannot be read");
+            let expected = format!(
+                "the medium failed at block {bad:#x}, within 1 blocks: Unrecovered Read Error (0x2/0x81)"
+            );
+            assert_eq!(error.to_string(), expected);
+            let payload = done.request.into_payload().expect("a payload");
+            for lba in 0..bad {
+                let mut block = vec![0; BLOCK];
+                payload.copy_out(lba * BLOCK as u64, &mut block);
+                assert!(block == content(lba, 1), "block {lba} before {bad}");
+            }
+            let commands = queue.counters().since(&before).submissions;
+            assert!(commands <= most, "{commands} commands for block {bad} of {total}");
+            bed.faults.clear();
+        }
+    }
+    // Read well the second time, it is no error.
+    bed.faults.add(reads_of(100, FaultAction::Fail(Status::UNRECOVERED_READ)).once());
+    bed.read(&mut *queue, 0, 256);
+    queue.ring();
+    assert_all_good(&wait(&mut *queue, 1), 1);
 }
 
 // The end.

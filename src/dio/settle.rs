@@ -12,6 +12,7 @@ use super::walker::Walker;
 use crate::block::{
     BlockError, Cause, Committed, Completion, MapBlocks, Mark, Operation, Payload, Request,
 };
+use crate::units::{BlockCount, Lba};
 
 impl<M: MapBlocks> Walker<M> {
     /// Takes a command back, and hands what it finishes to `sink`, as far as there is room.
@@ -80,15 +81,18 @@ impl<M: MapBlocks> Walker<M> {
         result: Result<(), BlockError>,
     ) -> (Done, Committed) {
         let (tag, guard) = self.direct_end(tag);
-        let (payload, moved) = match operation {
-            Operation::Read { payload, .. } => (payload, &mut self.statistics.bytes_read),
-            Operation::Write { payload, .. } => (payload, &mut self.statistics.bytes_written),
+        let (payload, moved, first) = match operation {
+            Operation::Read { payload, lba } => {
+                (payload, &mut self.statistics.bytes_read, Some(lba))
+            }
+            Operation::Write { payload, .. } => (payload, &mut self.statistics.bytes_written, None),
             _ => unreachable!("a plain request reads or writes"),
         };
         let Payload::One(buffer) = payload else { unreachable!("and has one buffer") };
-        if result.is_err() {
+        if let Err(error) = result {
             // The guard goes here: what the map made for the request goes back.
-            let done = Done { tag, memory: Memory::One(buffer), bytes: 0, result };
+            let bytes = self.good_bytes(first, &error);
+            let done = Done { tag, memory: Memory::One(buffer), bytes, result: Err(error) };
             return (done, Committed::Now);
         }
         let bytes = buffer.len() as u64;
@@ -154,21 +158,26 @@ impl<M: MapBlocks> Walker<M> {
     /// Takes in a command that was part of a request, or of several.
     pub(super) fn complete_part(&mut self, completion: Completion) {
         let Completion { request: Request { operation, tag }, result } = completion;
-        let payload = match operation {
-            Operation::Read { payload, .. } => Some((payload, true)),
-            Operation::Write { payload, .. } => Some((payload, false)),
-            _ => None,
+        let (payload, read_from) = match operation {
+            Operation::Read { payload, lba } => (Some(payload), Some(lba)),
+            Operation::Write { payload, .. } => (Some(payload), None),
+            _ => (None, None),
+        };
+        let good = match &result {
+            Ok(()) => 0,
+            Err(error) => self.good_bytes(read_from, error),
         };
         let (record, first) = ((tag >> STREAM_BITS) as u16, tag & ((1 << STREAM_BITS) - 1));
         let stream = first << self.shape.lba_size.shift();
         match payload {
-            Some((Payload::One(buffer), is_read)) => {
-                if is_read && result.is_ok() {
-                    self.holds[usize::from(record)].kept().write(stream, &buffer);
+            Some(Payload::One(buffer)) => {
+                if read_from.is_some() {
+                    let read = if result.is_ok() { buffer.len() } else { good as usize };
+                    self.holds[usize::from(record)].kept().write(stream, &buffer[..read]);
                 }
                 self.bounce.push(buffer);
             }
-            Some((Payload::Parts(mut list), _)) => {
+            Some(Payload::Parts(mut list)) => {
                 list.clear();
                 self.lists.push(list);
             }
@@ -176,9 +185,21 @@ impl<M: MapBlocks> Walker<M> {
             other => drop(other),
         }
         if tag & MERGED == 0 {
-            self.part_done(record, stream, result.err());
+            self.part_done(record, stream + good, result.err());
         } else {
             self.merged_done(tag as u16, result.as_ref().err());
+        }
+    }
+
+    /// Returns how many bytes of a read have come although it failed: those before the block that the device could not
+    /// read, where it is known.
+    #[cold]
+    fn good_bytes(&self, first: Option<Lba>, error: &BlockError) -> u64 {
+        match (first, error.cause()) {
+            (Some(first), Cause::Media { lba, blocks: BlockCount(1) }) => {
+                lba.0.saturating_sub(first.0) << self.shape.lba_size.shift()
+            }
+            _ => 0,
         }
     }
 

@@ -37,6 +37,7 @@ mod recovery;
 mod registers;
 mod retry;
 mod ring;
+mod search;
 mod slots;
 mod split;
 mod status;

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::limits::Piece;
+use super::search::Search;
 use crate::block::{BlockError, Request};
 use crate::units::Lba;
 
@@ -27,6 +28,8 @@ pub(super) struct Split {
     pub(super) trials: u8,
     /// How long to wait before it is sent again, as long as every error of it lets hope for that.
     pub(super) hope: Option<Duration>,
+    /// Which of its blocks cannot be read, while that is looked for.
+    pub(super) search: Option<Search>,
 }
 
 /// The split requests of one queue.
@@ -42,7 +45,13 @@ pub(super) struct Splits {
 impl Split {
     fn new(request: Request, rest: Piece) -> Self {
         let hope = Some(Duration::ZERO);
-        Self { request, rest, outstanding: 0, error: None, trials: 0, hope }
+        Self { request, rest, outstanding: 0, error: None, trials: 0, hope, search: None }
+    }
+
+    /// Makes the record of a request of one command that failed, to look for the block that did.
+    pub(super) fn searched(request: Request, search: Search, trials: u8) -> Self {
+        let rest = Piece { lba: Lba(0), blocks: 0, skipped: 0 };
+        Self { search: Some(search), trials, ..Self::new(request, rest) }
     }
 }
 
@@ -94,6 +103,11 @@ impl Splits {
         };
         split.outstanding += 1;
         self.parts += 1;
+        if let Some(search) = &mut split.search {
+            // What it shows decides about the next.
+            search.sent(blocks);
+            split.rest.blocks = 0;
+        }
         if split.rest.blocks == 0 {
             self.waiting = None;
         }
@@ -159,26 +173,38 @@ impl Splits {
         Some(split)
     }
 
-    /// Puts a request back that has just come out, to be sent again later.
+    /// Says whether there is room for one more.
+    pub(super) fn has_room(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// Puts a request in of which nothing is out, to be sent later; there is room.
     pub(super) fn shelve(&mut self, split: Split) -> u16 {
-        let index = self.free.pop().expect("it has just come out");
+        let index = self.free.pop().expect("it has just come out, or there was room");
         self.table[usize::from(index)] = Some(split);
         index
     }
 
-    /// Lets no request wait for slots: all begin anew, one after the other.
+    /// Lets no request wait for slots: all begin anew, one after the other, and so does what was looked for.
     pub(super) fn hold(&mut self) {
         self.waiting = None;
+        self.table.iter_mut().flatten().for_each(|split| split.search = None);
     }
 
     /// Begins a request anew, of which nothing is out. It waits for slots then; no other may.
     pub(super) fn restart(&mut self, index: u16, rest: Piece) {
+        let split = self.resume(index, rest);
+        split.trials = split.trials.saturating_add(1);
+    }
+
+    /// Begins a piece of a request of which nothing is out. It waits for slots then; no other may.
+    pub(super) fn resume(&mut self, index: u16, rest: Piece) -> &mut Split {
         assert!(self.waiting.is_none(), "one request at a time waits for slots");
+        self.waiting = Some(index);
         let split = self.table[usize::from(index)].as_mut().expect("it is to be sent again");
         assert_eq!(split.outstanding, 0, "a request is sent again while it is out");
         (split.rest, split.error, split.hope) = (rest, None, Some(Duration::ZERO));
-        split.trials = split.trials.saturating_add(1);
-        self.waiting = Some(index);
+        split
     }
 
     /// Returns the number of split requests.

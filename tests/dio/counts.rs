@@ -208,12 +208,13 @@ fn a_shared_command_that_fails_is_told_to_each_owner() {
     }
     pipeline.ring();
     let done = pipeline.wait(3);
-    assert_eq!(spans(&world.watcher.take()), [(0, 24)]);
+    let spans = spans(&world.watcher.take());
+    assert_eq!(spans, [(0, 24), (0, 12), (0, 6), (6, 3), (9, 2), (9, 1)], "and by halves");
     for (n, done) in (0u64..).zip(done) {
         assert_eq!((done.tag, done.bytes, done.memory.len()), (n, 0, 4096));
         let error = done.result.expect_err("the medium has failed");
         let text = error.to_string();
-        assert!(text.starts_with("the medium failed at block 0x0, within 24 blocks"), "{text}");
+        assert!(text.starts_with("the medium failed at block 0x9, within 1 blocks"), "{text}");
     }
     assert_eq!(pipeline.inflight(), 0);
 }

@@ -701,9 +701,10 @@ fn dio_rule_20_an_error_found_while_reaping_stops_the_walk() {
     scatter(&world, &map, 0, 16, 8);
     let options = Options { reap_every: 4, ..wide() };
     let mut pipeline = world.pipeline(map, &options);
-    world.watcher.fail(NvmOpcode::READ, 16, Status::UNRECOVERED_READ);
+    // A bad block would be looked for first, and the walk go on meanwhile.
+    world.watcher.fail(NvmOpcode::READ, 16, Status::GUARD_CHECK_ERROR);
     let done = pipeline.run(read(&world, 0, 16 * UNIT as usize));
-    assert_eq!((done.bytes, error_of(done).kind()), (UNIT, ErrorKind::Media));
+    assert_eq!((done.bytes, error_of(done).kind()), (UNIT, ErrorKind::Protection));
     // Four were out when it was found, and the fifth was under assembly.
     let seen = world.watcher.take().len();
     assert!((4..=5).contains(&seen), "{seen} commands of 16");

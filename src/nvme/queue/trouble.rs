@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   a failure that passes       the request keeps a slot, and is sent again when its delay is over
+//!   a block that is bad         it is looked for by halves, and what lies before it is read
 //!   a command is overdue        the controller is looked at, then asked to abort it; as long again, then a reset
 //!   a completion that lies      a reset
 //!   another era                 the rings begin anew, and what was in flight is sent again, or fails
@@ -20,12 +21,13 @@ use crate::nvme::compose::Composed;
 use crate::nvme::health::{Era, State};
 use crate::nvme::limits::{Limits, Piece};
 use crate::nvme::recovery::Reason;
+use crate::nvme::search::{Search, Shown};
 use crate::nvme::slots::{Owner, SlotIndex};
 use crate::nvme::split::Split;
-use crate::nvme::{retry, status};
+use crate::nvme::{retry, search, status};
 use crate::spec::completion::{Completion as Entry, StatusField};
 use crate::spec::status::Status;
-use crate::units::CommandId;
+use crate::units::{BlockCount, CommandId, Lba};
 
 /// A request that waits for something else than the controller.
 pub(super) struct Errand {
@@ -117,6 +119,18 @@ impl QueuePair {
             self.put_off(Who::Slot(slot), delay);
             return 0;
         }
+        let (lba, blocks) = status::range(&request.operation, &self.limits);
+        if search::is_bad_block(field)
+            && is_read(&request)
+            && blocks.0 > 1
+            && self.splits.has_room()
+        {
+            tracing::debug!(queue = self.place.id.0, %lba, %blocks, "looking for the bad block");
+            let search = Search::among(blocks.0, true);
+            let index = self.splits.shelve(Split::searched(request, search, stamp.trials()));
+            self.put_off(Who::Split(index), Duration::ZERO);
+            return 0;
+        }
         let result = match field.code() {
             Status::ABORT_REQUESTED if stamp.is_aborted() => {
                 Err(self.too_late(&request.operation, stamp.trials()))
@@ -143,16 +157,55 @@ impl QueuePair {
             tags.as_mut().map_or(Ok(()), |tags| tags.verify(slot.number(), operation))
         };
         let split = splits.part_done(index, hope, ended)?;
-        match split.hope.filter(|_| split.error.is_some()) {
-            Some(delay) if split.trials < self.resends_max() => {
-                let index = self.splits.shelve(split);
-                self.put_off(Who::Split(index), delay);
-                None
+        self.conclude(split, search::is_bad_block(entry.status))
+    }
+
+    /// Ends a request whose last command is back, unless there is something left to try.
+    fn conclude(&mut self, mut split: Split, is_bad_block: bool) -> Option<Completion> {
+        let error = split.error.take();
+        let shown = match &mut split.search {
+            // A probe that failed for another reason has shown nothing.
+            Some(search) if error.is_none() || is_bad_block => Some(search.ended(error.is_none())),
+            _ => None,
+        };
+        let error = match (error, shown) {
+            (_, Some(Shown::Doubt)) => return self.shelve(split, Duration::ZERO),
+            (None, _) | (_, Some(Shown::Good)) => None,
+            (Some(error), Some(Shown::Bad(at))) => Some(self.bad_block(&split.request, at, &error)),
+            (Some(error), None) => {
+                if let Some(delay) = split.hope.filter(|_| split.trials < self.resends_max()) {
+                    // What begins anew is counted when it does.
+                    split.trials += u8::from(split.search.is_some());
+                    return self.shelve(split, delay);
+                }
+                let is_media = error.kind() == ErrorKind::Media;
+                if is_media && is_read(&split.request) && split.search.is_none() {
+                    let (_, blocks) = status::range(&split.request.operation, &self.limits);
+                    split.search = Some(Search::among(blocks.0, false));
+                    return self.shelve(split, Duration::ZERO);
+                }
+                Some(error)
             }
-            _ => {
-                let Split { request, error, .. } = split;
-                Some(Completion { request, result: error.map_or(Ok(()), Err) })
-            }
+        };
+        let result = error.map_or(Ok(()), Err);
+        Some(Completion { request: split.request, result })
+    }
+
+    /// Puts a request aside to be sent again, or on.
+    fn shelve(&mut self, split: Split, delay: Duration) -> Option<Completion> {
+        let index = self.splits.shelve(split);
+        self.put_off(Who::Split(index), delay);
+        None
+    }
+
+    /// Makes the error of a block that was found, out of that of its command.
+    fn bad_block(&self, request: &Request, index: u64, error: &BlockError) -> BlockError {
+        let (first, _) = status::range(&request.operation, &self.limits);
+        let (lba, blocks) = (Lba(first.0 + index), BlockCount(1));
+        let found = BlockError::new(Cause::Media { lba, blocks });
+        match error.status() {
+            Some(status) => found.with_status(status.clone()),
+            None => found,
         }
     }
 
@@ -383,8 +436,17 @@ impl QueuePair {
         }
         let Some(split) = self.splits.get(index) else { return true };
         let piece = whole(&split.request.operation, &self.limits);
-        self.splits.restart(index, piece);
-        self.counters.resends += 1;
+        match &split.search {
+            None => {
+                self.splits.restart(index, piece);
+                self.counters.resends += 1;
+            }
+            Some(search) => {
+                let (skipped, blocks) = search.next();
+                let probe = Piece { lba: Lba(piece.lba.0 + skipped), blocks, skipped };
+                self.splits.resume(index, probe);
+            }
+        }
         self.continue_split();
         true
     }
@@ -439,6 +501,10 @@ impl QueuePair {
 /// copies from.
 fn can_be_repeated(operation: &Operation) -> bool {
     !matches!(operation, Operation::Copy { .. })
+}
+
+fn is_read(request: &Request) -> bool {
+    matches!(request.operation, Operation::Read { .. })
 }
 
 /// Returns all of a request that was taken before.

@@ -52,15 +52,16 @@ fn dio_rule_22_a_command_may_finish_before_its_submitter() {
 #[test]
 fn dio_rule_23_the_first_error_is_kept_and_all_commands_are_awaited() {
     // Of eight commands the third and the sixth fail; which of them is first is the device's affair.
-    let medium = "the medium failed at block 0x20, within 8 blocks";
+    // Neither is one of those that the driver looks into first.
+    let tag = "a block failed the device's check of its reference tag, within 8 blocks from 0x20";
     let guard = "a block failed the device's check of its guard, within 8 blocks from 0x50";
-    for (backwards, place) in [(false, medium), (true, guard)] {
+    for (backwards, place) in [(false, tag), (true, guard)] {
         let world = world();
         let map = map(&world, 8, Placement::Rising, &[]);
         scatter(&world, &map, 0, 8, 8);
         let guise = Guise { backwards, ..Guise::of(&world) };
         let mut pipeline = Pipeline::open(&guise, map, &wide()).expect("a pipeline");
-        world.watcher.fail(NvmOpcode::READ, 2 * 16 + 3, Status::UNRECOVERED_READ);
+        world.watcher.fail(NvmOpcode::READ, 2 * 16 + 3, Status::REFERENCE_TAG_CHECK_ERROR);
         world.watcher.fail_also(NvmOpcode::READ, 5 * 16, Status::GUARD_CHECK_ERROR);
         pipeline.submit(read(&world, 0, 8 * UNIT as usize)).expect("it is taken");
         pipeline.ring();

@@ -117,8 +117,9 @@ fn xfs_generic_708_partly_plain_memory_makes_progress_and_reports_the_good_prefi
                 setup.world.watcher.relent();
                 let error = done.result.expect_err("the device failed");
                 assert_eq!(error.kind(), ErrorKind::Media);
-                // Commands are as long as the bounce buffer.
-                let prefix = (bad / 8 * 8 * 512) as usize;
+                // Of a write up to its command, which is as long as the bounce buffer; of a read up to the block.
+                let blocks = if writes { bad / 8 * 8 } else { bad };
+                let prefix = (blocks * 512) as usize;
                 assert_eq!(done.bytes, prefix as u64, "block {bad} is bad");
                 if writes {
                     let found = setup.read(0, BYTES as usize);
