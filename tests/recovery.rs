@@ -346,7 +346,13 @@ fn a_controller_that_no_reset_helps_is_given_up() {
     bed.faults.add(FaultRule::new(FaultAction::Fatal));
     (0..10).for_each(|lba| bed.read(&mut *queue, lba, 1));
     queue.ring();
-    for (kind, text) in errors(wait(&mut *queue, 10)) {
+    let back = wait(&mut *queue, 10);
+    let error = back[0].result.as_ref().expect_err("it is given up");
+    let dump = std::error::Error::source(error).expect("what was seen").to_string();
+    for seen in ["CAP=0x", "CSTS=0x00000003"] {
+        assert!(dump.contains(seen), "{dump}");
+    }
+    for (kind, text) in errors(back) {
         assert_eq!(kind, ErrorKind::Poisoned);
         assert!(text.contains("CSTS.CFS"), "{text}");
         assert!(text.contains("2 resets did not help"), "{text}");

@@ -315,7 +315,7 @@ impl Controller {
                 return Ended::Interrupted;
             }
             if wait.is_over() {
-                self.reset_overdue(era, &format!("{what} took longer than {patience:?}"));
+                self.reset_overdue(era, &format!("{what} took longer than {patience:?}"), "");
                 return Ended::Failed(Cause::Timeout { what: what.into(), after: patience }.into());
             }
             wait.pause();

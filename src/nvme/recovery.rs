@@ -66,15 +66,31 @@ pub(super) struct Troubles {
     /// Why the controller was given up.
     end: OnceLock<Reason>,
     /// Why the last era ended.
-    last: Mutex<Option<Arc<str>>>,
+    last: Mutex<Sign>,
     /// Whether a command has succeeded since the last reset.
     success: AtomicBool,
+}
+
+/// What showed that something is wrong.
+#[derive(Clone, Debug)]
+struct Sign {
+    why: Arc<str>,
+    /// Registers, and the indices of the queue, as they were then.
+    dump: Arc<str>,
+}
+
+impl Default for Sign {
+    fn default() -> Self {
+        Self { why: "no reason was given".into(), dump: "".into() }
+    }
 }
 
 /// Why a controller was given up.
 #[derive(Clone, Debug)]
 pub(super) struct Reason {
     what: Arc<str>,
+    /// Registers, and the indices of the queue, when it was found.
+    dump: Arc<str>,
     /// Whether the device is not there any more, or is about to go.
     is_gone: bool,
 }
@@ -86,13 +102,15 @@ impl Reason {
             Cause::Poisoned { what } => what.as_ref().into(),
             _ => error.to_string().into(),
         };
-        Self { what, is_gone: false }
+        Self { what, dump: "".into(), is_gone: false }
     }
 
     /// Returns what requests are told that were under way.
-    pub(super) fn cause(&self) -> Cause {
+    pub(super) fn error(&self) -> BlockError {
         let what = self.what.to_string().into();
-        if self.is_gone { Cause::DeviceGone { what } } else { Cause::Poisoned { what } }
+        let cause =
+            if self.is_gone { Cause::DeviceGone { what } } else { Cause::Poisoned { what } };
+        with_dump(cause, &self.dump)
     }
 }
 
@@ -104,13 +122,13 @@ impl Troubles {
 
     /// Makes the error of what was under way at a reset, and may or may not have been done.
     pub(super) fn uncertain(&self, what: &'static str) -> BlockError {
-        Cause::Uncertain { what: what.into(), why: self.last().to_string().into() }.into()
+        let Sign { why, dump } = self.last();
+        with_dump(Cause::Uncertain { what: what.into(), why: why.to_string().into() }, &dump)
     }
 
     /// Returns why the last era ended.
-    fn last(&self) -> Arc<str> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.clone().unwrap_or_else(|| "no reason was given".into())
+    fn last(&self) -> Sign {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -118,26 +136,29 @@ impl Controller {
     /// Ends an era, since something is wrong; the first who says so is heard.
     #[cold]
     pub(super) fn reset(&self, era: Era, why: &str) {
+        self.reset_with(era, why, "");
+    }
+
+    /// The same, with the indices of a queue.
+    #[cold]
+    pub(super) fn reset_with(&self, era: Era, why: &str, queue: &str) {
         // Under the lock, so that who sees the end of the era does not see the reason of an earlier one.
         let mut last = self.troubles.last.lock().unwrap_or_else(PoisonError::into_inner);
         if self.health.begin_reset(era) {
-            *last = Some(why.into());
-            tracing::warn!(
-                why,
-                registers = self.registers().dump(),
-                "the controller is to be reset"
-            );
+            let dump = format!("{}{queue}", self.registers().dump());
+            tracing::warn!(why, dump, "the controller is to be reset");
+            *last = Sign { why: why.into(), dump: dump.into() };
         }
     }
 
     /// Ends an era since a command is overdue; the controller is given up if it is not there at all.
     #[cold]
-    pub(super) fn reset_overdue(&self, era: Era, why: &str) {
+    pub(super) fn reset_overdue(&self, era: Era, why: &str, queue: &str) {
         let registers = self.registers();
         match (registers.absence(), registers.complaint()) {
             (Some(gone), _) => self.announce(&format!("{why}; {gone}"), true),
-            (None, Some(complaint)) => self.reset(era, &format!("{why}; {complaint}")),
-            (None, None) => self.reset(era, why),
+            (None, Some(complaint)) => self.reset_with(era, &format!("{why}; {complaint}"), queue),
+            (None, None) => self.reset_with(era, why, queue),
         }
     }
 
@@ -201,7 +222,10 @@ impl Controller {
 
     /// Returns why the controller was given up.
     pub(super) fn reason(&self) -> Reason {
-        let none = || Reason { what: "no reason was given".into(), is_gone: false };
+        let none = || {
+            let Sign { why: what, dump } = Sign::default();
+            Reason { what, dump, is_gone: false }
+        };
         self.troubles.end.get().cloned().unwrap_or_else(none)
     }
 
@@ -214,7 +238,7 @@ impl Controller {
         loop {
             match self.health.state() {
                 State::Live(era) => return Ok(era),
-                State::Stopped => return Err(self.reason().cause().into()),
+                State::Stopped => return Err(self.reason().error()),
                 State::Resetting | State::Failing => self.settle(),
             }
         }
@@ -259,14 +283,14 @@ impl Controller {
                 if self.troubles.success.swap(false, Ordering::Relaxed) {
                     *in_a_row = 0;
                 }
-                self.begin(session, in_a_row, &self.troubles.last())
+                self.begin(session, in_a_row, &self.troubles.last().why)
             }
             Link::Resetting(mut bringup) => match bringup.step_to_parts() {
                 Ok(None) => Link::Resetting(bringup),
                 Ok(Some(parts)) => self.take_back(*parts),
                 Err(error) => {
                     tracing::warn!(%error, "the reset failed");
-                    let why = format!("{}; {error}", self.troubles.last());
+                    let why = format!("{}; {error}", self.troubles.last().why);
                     match bringup.into_session() {
                         Some(session) => self.begin(session, in_a_row, &why),
                         None => self.end(&why, false),
@@ -333,7 +357,10 @@ impl Controller {
 
     /// Lets everybody who waits for the controller know that it is of no use.
     pub(super) fn announce(&self, why: &str, is_gone: bool) {
-        if self.troubles.end.set(Reason { what: why.into(), is_gone }).is_ok() {
+        let first = self.troubles.last().dump;
+        // Of a controller that was reset, what was seen first says most.
+        let dump = if first.is_empty() { self.registers().dump().into() } else { first };
+        if self.troubles.end.set(Reason { what: why.into(), dump, is_gone }).is_ok() {
             tracing::error!(why, "the controller is given up");
         }
         self.health.fail();
@@ -342,6 +369,12 @@ impl Controller {
     fn registers(&self) -> Registers {
         Registers::new(Arc::clone(&self.transport))
     }
+}
+
+/// Makes an error that has what was seen as its source, where something was.
+fn with_dump(cause: Cause, dump: &str) -> BlockError {
+    let error = BlockError::new(cause);
+    if dump.is_empty() { error } else { error.with_source(dump) }
 }
 
 /// Returns who a controller is.

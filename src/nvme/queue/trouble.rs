@@ -72,9 +72,9 @@ impl QueuePair {
     }
 
     fn end_era(&mut self, what: &str) {
-        self.log(what);
         self.note_success();
-        self.controller.reset(self.era, &format!("queue {}: {what}", self.place.id));
+        let why = format!("queue {}: {what}", self.place.id);
+        self.controller.reset_with(self.era, &why, &self.indices());
     }
 
     /// Lets the controller know whether commands have succeeded since the last reset.
@@ -85,18 +85,14 @@ impl QueuePair {
         }
     }
 
-    fn log(&self, what: &str) {
-        let (head, phase) = self.cq.state();
-        let (sq_head, tail) = self.sq.state();
-        tracing::error!(
-            queue = self.place.id.0,
-            head,
-            phase,
-            sq_head,
-            tail,
-            busy = self.slots.busy(),
-            "{what}"
-        );
+    /// Writes down where the queue's rings are.
+    fn indices(&self) -> String {
+        let ((sq_head, tail), (cq_head, phase)) = (self.sq.state(), self.cq.state());
+        let (id, busy) = (self.place.id, self.slots.busy());
+        let phase = u8::from(phase);
+        format!(
+            ", queue {id}: submissions {sq_head} to {tail}, completions from {cq_head} in phase {phase}, {busy} in flight"
+        )
     }
 
     // Commands.
@@ -272,8 +268,8 @@ impl QueuePair {
             "command {cid} was not completed within {} ms, nor aborted within as many",
             timeout.as_millis()
         );
-        self.log(&what);
-        self.controller.reset_overdue(self.era, &format!("queue {}: {what}", self.place.id));
+        let why = format!("queue {}: {what}", self.place.id);
+        self.controller.reset_overdue(self.era, &why, &self.indices());
     }
 
     /// Polls a queue that the controller does not know, or not any more.
@@ -460,7 +456,7 @@ impl QueuePair {
         let mut delivered = 0;
         while delivered < max {
             let Some(request) = self.next_abandoned() else { break };
-            sink(Completion { request, result: Err(reason.cause().into()) });
+            sink(Completion { request, result: Err(reason.error()) });
             delivered += 1;
         }
         delivered
