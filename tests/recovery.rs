@@ -590,6 +590,32 @@ fn a_failure_that_passes_is_tried_again_and_one_that_does_not_is_not() {
     assert_eq!(queue.counters().resends, 14);
 }
 
+/// The device asks for 300 ms, in the first of its three delays, and a driver that counts them from 0 would wait 0 or 900.
+#[test]
+fn a_delay_that_the_device_asks_for_is_waited_for() {
+    let bed = Bed::with(
+        Options { retry_delays: [3, 0, 9], ..Options::default() },
+        nvme::Options::default(),
+    );
+    let mut queue = bed.queue(LONG);
+    bed.fill(&mut *queue, 4, 1);
+    // Also after a reset, which forgets what the host has said of itself.
+    for resets in 0..2 {
+        bed.faults.add(reads_of(3, FaultAction::Fail(Status::NAMESPACE_NOT_READY)).once());
+        let began = Instant::now();
+        (0..4).for_each(|lba| bed.read(&mut *queue, lba, 1));
+        queue.ring();
+        let mut back = Vec::new();
+        queue.poll(4, &mut |completion| back.push(completion));
+        assert_eq!((back.len(), queue.inflight()), (3, 1), "the others do not wait");
+        assert_all_good(&wait(&mut *queue, 1), 1);
+        assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+        assert_eq!(queue.counters().resets, resets);
+        bed.soft.fail();
+        bed.expect(&mut *queue, 4, 1);
+    }
+}
+
 /// One block of many cannot be read. The error names it, what lies before it has come, and finding it took no more
 /// commands than halving does.
 #[test]

@@ -1,7 +1,7 @@
 //! Bring-up: from registers to a controller that is ready for queues, without ever blocking.
 //!
 //! ```text
-//!  Disabling -> Enabling -> IdentifyController -> [IdentifyNvm] -> NumberOfQueues -> [Shadow]
+//!  Disabling -> Enabling -> IdentifyController -> [IdentifyNvm] -> [HostBehavior] -> NumberOfQueues -> [Shadow]
 //!      -> Events -> ActiveNamespaces -> (Namespace -> [NamespaceFormats])(1..n) -> ready
 //! ```
 //!
@@ -89,6 +89,7 @@ enum State {
     Enabling,
     IdentifyController,
     IdentifyNvm,
+    HostBehavior,
     NumberOfQueues,
     Shadow,
     ActiveNamespaces,
@@ -103,6 +104,7 @@ impl fmt::Display for State {
             Self::Enabling => f.write_str("waiting for CSTS.RDY = 1"),
             Self::IdentifyController => f.write_str("Identify Controller"),
             Self::IdentifyNvm => f.write_str("Identify I/O Command Set specific Controller"),
+            Self::HostBehavior => f.write_str("Set Features Host Behavior Support"),
             Self::NumberOfQueues => f.write_str("Set Features Number of Queues"),
             Self::Shadow => f.write_str("Doorbell Buffer Config"),
             Self::ActiveNamespaces => f.write_str("Identify Active Namespaces"),
@@ -126,6 +128,8 @@ pub struct BringUp {
     options: Options,
     domain: Arc<Domain>,
     scratch: Window,
+    /// What the controller is told of the host.
+    behavior: Option<Window>,
     /// Where shadow doorbells have been since the first bring-up, when this is another.
     shadow_at: Option<[u64; 2]>,
 }
@@ -207,6 +211,7 @@ impl BringUp {
             domain: Arc::clone(domain),
             session: Some(session),
             scratch,
+            behavior: None,
             shadow_at,
         })
     }
@@ -298,13 +303,15 @@ impl BringUp {
         completion: Completion,
     ) -> Result<Option<Box<ControllerParts>>, BlockError> {
         self.pending = None;
-        let optional = matches!(self.state, State::IdentifyNvm | State::Shadow);
+        let optional =
+            matches!(self.state, State::IdentifyNvm | State::HostBehavior | State::Shadow);
         if !completion.status.is_success() && !optional {
             return Err(status::admin_error(completion.status, "bring-up"));
         }
         match self.state {
             State::IdentifyController => self.controller_identified()?,
             State::IdentifyNvm => self.nvm_identified(completion)?,
+            State::HostBehavior => self.ask_for_queues()?,
             State::NumberOfQueues => self.queues_granted(completion)?,
             State::Shadow => {
                 if !completion.status.is_success() {
@@ -330,7 +337,7 @@ impl BringUp {
             let cns = Cns::COMMAND_SET_CONTROLLER;
             self.identify(State::IdentifyNvm, cns, NamespaceId::NONE)
         } else {
-            self.ask_for_queues()
+            self.tell_behavior()
         }
     }
 
@@ -340,7 +347,29 @@ impl BringUp {
             self.scratch.span().read_into(nvm.as_mut_bytes());
             self.found.nvm = Some(nvm);
         }
-        self.ask_for_queues()
+        self.tell_behavior()
+    }
+
+    /// Tells a controller that asks for delays before commands are sent again that they are heeded: it names none
+    /// otherwise (Base 5.27.1.18, ACRE).
+    fn tell_behavior(&mut self) -> Result<(), BlockError> {
+        let id = &self.found.controller;
+        if [id.crdt1, id.crdt2, id.crdt3].iter().all(|delay| delay.get() == 0) {
+            return self.ask_for_queues();
+        }
+        // The data is the controller's to read, and the scratch page is not.
+        let page = self.domain.window(PAGE as usize, PAGE as usize, Access::DeviceReads);
+        let page = self.behavior.insert(page.map_err(no_memory)?);
+        page.span().slice(0, 1).expect("a page has a first byte").fill(1);
+        let at = page.iova().0;
+        let feature = SetFeaturesDword10::new().with_fid(FeatureId::HOST_BEHAVIOR.0);
+        let command = Command {
+            opcode: AdminOpcode::SET_FEATURES.0,
+            dptr: [at, 0],
+            cdw10: feature.into_bits(),
+            ..Command::default()
+        };
+        self.send(State::HostBehavior, command)
     }
 
     fn ask_for_queues(&mut self) -> Result<(), BlockError> {

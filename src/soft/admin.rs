@@ -25,7 +25,7 @@ use crate::spec::completion::{Completion, StatusField};
 use crate::spec::feature::{FeatureId, Select};
 use crate::spec::log::{CriticalWarning, LogPage};
 use crate::spec::status::Status;
-use crate::units::{NamespaceId, QueueId, ZeroBased16};
+use crate::units::{Iova, NamespaceId, QueueId, ZeroBased16};
 
 /// What admin commands change.
 pub(super) struct Admin {
@@ -218,6 +218,9 @@ impl Admin {
         if id == FeatureId::NUMBER_OF_QUEUES && !core.io_groups().is_empty() {
             return Err(Status::COMMAND_SEQUENCE_ERROR);
         }
+        if id == FeatureId::HOST_BEHAVIOR {
+            return set_host_behavior(core, command);
+        }
         let vector = command.cdw11 & 0xffff;
         if id == FeatureId::INTERRUPT_VECTOR && vector > u32::from(core.options.max_queues) {
             return Err(Status::INVALID_FIELD);
@@ -278,6 +281,20 @@ impl Admin {
             _ => NOT_ABORTED,
         }
     }
+}
+
+/// Takes over what the host says of itself: 512 bytes, of which the first says whether it heeds delays (Base 5.27.1.18).
+fn set_host_behavior(core: &Core, command: &Command) -> Result<u32, Status> {
+    let len = FeatureId::HOST_BEHAVIOR.data_bytes();
+    let share = core.iommu.share(Iova(command.dptr[0]), len, Purpose::FromHost);
+    let mut heeds_delays = [0];
+    let first = share.as_ref().and_then(|share| share.span().slice(0, 1));
+    first.ok_or(Status::DATA_TRANSFER_ERROR)?.read_into(&mut heeds_delays);
+    if heeds_delays[0] > 1 {
+        return Err(Status::INVALID_FIELD);
+    }
+    core.set_heeds_delays(heeds_delays[0] == 1);
+    Ok(0)
 }
 
 /// A queue that the host wants made.

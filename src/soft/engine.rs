@@ -77,6 +77,8 @@ pub(super) struct Core {
     errors: Mutex<ErrorLog>,
     sanitize: Mutex<Sanitize>,
     refuses_io: AtomicBool,
+    /// Whether the host waits as it is asked to (ACRE).
+    heeds_delays: AtomicBool,
     /// Counts of groups that are gone.
     retired: Mutex<DeviceCounters>,
 }
@@ -113,6 +115,7 @@ impl Core {
             errors: Mutex::default(),
             sanitize: Mutex::default(),
             refuses_io: AtomicBool::new(false),
+            heeds_delays: AtomicBool::new(false),
             retired: Mutex::default(),
             options,
         })
@@ -370,6 +373,17 @@ impl Core {
         self.entries_sized.load(Ordering::Acquire)
     }
 
+    /// Sets whether the host waits before it sends a command again.
+    pub(super) fn set_heeds_delays(&self, on: bool) {
+        self.heeds_delays.store(on, Ordering::Relaxed);
+    }
+
+    /// Returns which delay is asked for with a failure that passes: 0 is none.
+    pub(super) fn retry_delay(&self) -> u8 {
+        let asks = self.options.retry_delays[0] != 0;
+        (asks && self.heeds_delays.load(Ordering::Relaxed)).into()
+    }
+
     /// Sets whether writes go through to the medium.
     pub(super) fn set_write_through(&self, on: bool) {
         self.write_through.store(on, Ordering::Relaxed);
@@ -414,6 +428,7 @@ impl Core {
         self.groups_end.store(0, Ordering::Release);
         *lock(&self.shadow) = None;
         self.events.clear();
+        self.set_heeds_delays(false);
         self.set_write_through(!self.options.volatile_write_cache);
         self.fatal.store(false, Ordering::Release);
         self.stopped.store(false, Ordering::Release);

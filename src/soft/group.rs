@@ -204,13 +204,13 @@ fn failure(
     status: Status,
 ) -> StatusField {
     work.counters.failed += 1;
-    let field = status_field(status);
+    let field = status_field(core, status);
     core.errors().record(sq.id, command, field);
     field
 }
 
 /// Says that the error log has more, and that trying again is of no use unless it is.
-fn status_field(status: Status) -> StatusField {
+fn status_field(core: &Core, status: Status) -> StatusField {
     let transient = [
         Status::DATA_TRANSFER_ERROR,
         Status::WRITE_FAULT,
@@ -219,5 +219,6 @@ fn status_field(status: Status) -> StatusField {
         Status::NAMESPACE_NOT_READY,
     ]
     .contains(&status);
-    StatusField::new().with_code(status).with_more(true).with_dnr(!transient)
+    let crd = if transient { core.retry_delay() } else { 0 };
+    StatusField::new().with_code(status).with_more(true).with_dnr(!transient).with_crd(crd)
 }

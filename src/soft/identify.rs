@@ -80,6 +80,7 @@ fn controller(core: &Core) -> IdentifyController {
     id.nvmsr = 1;
     id.aerl = (EVENT_REQUESTS_MAX - 1) as u8;
     id.acl = 3;
+    [id.crdt1, id.crdt2, id.crdt3] = options.retry_delays.map(Into::into);
     id.frmw = Frmw::new().with_slot_1_read_only(true).with_slots(1).into();
     id.elpe = (ERRORS_MAX - 1) as u8;
     id.wctemp = 343.into();

@@ -47,6 +47,9 @@ pub struct Options {
     pub shared_doorbells: bool,
     /// How long the controller takes to become ready.
     pub ready_delay: Duration,
+    /// What the host is asked to wait before it sends a command again that failed for now, in units of 100 ms (CRDT1 to
+    /// CRDT3). Failures that pass name the first, once the host has said that it heeds delays (ACRE); 0 is none.
+    pub retry_delays: [u16; 3],
     /// Model number, up to 40 printable ASCII characters.
     pub model: String,
     /// Serial number, up to 20.
@@ -73,6 +76,7 @@ impl Default for Options {
             doorbell_stride: 4,
             shared_doorbells: false,
             ready_delay: Duration::ZERO,
+            retry_delays: [0; 3],
             model: "udirect software controller".into(),
             serial: "UD0001".into(),
             firmware: "1.0".into(),
