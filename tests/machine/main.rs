@@ -42,6 +42,7 @@ const SCENES: &[Scene] = scenes! {
     setup::a_disk_in_use_is_never_taken ["disk"]
     setup::a_shared_group_is_named_by_doctor ["shared"]
     trouble::a_bad_block_is_told_and_the_next_one_is_read ["media"]
+    trouble::a_controller_that_somebody_disabled_is_reset_and_goes_on ["media"]
     trouble::a_command_that_takes_too_long_is_a_timeout ["slow"]
     trouble::a_zone_that_is_written_out_of_order_says_so ["zoned"]
     trouble::registers_that_read_as_zeroes_under_load_are_a_device_that_is_gone ["lba512"]

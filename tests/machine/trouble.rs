@@ -6,13 +6,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use udirect::block::{BlockDevice, ErrorKind};
-use udirect::dma::{Arena, Domain, DomainOptions, IovaLimits, Mapper};
+use udirect::block::{BlockDevice, Completion, ErrorKind, IoQueue, Request};
+use udirect::dma::{Access, Arena, Domain, DomainOptions, IovaLimits, Mapper};
 use udirect::nvme;
 use udirect::open::open;
+use udirect::spec::registers::offset;
 use udirect::transport::vfio::Vfio;
 use udirect::transport::{Doorbell, Pump, Transport};
-use udirect::units::{NamespaceId, QueueId};
+use udirect::units::{Lba, NamespaceId, QueueId};
 
 use crate::guest::{
     Ours, PATIENCE, address, assert_home, folder, monitor, pattern, queue, read_all, run,
@@ -198,12 +199,63 @@ pub(crate) fn a_controller_that_fails_fatally_is_told() {
         udirect::block::QueueOptions { depth: 8, timeout: Duration::from_millis(1000) };
     let mut queue = device.open_queue(&queue_options).expect("a queue");
     traitor.betray();
-    let buffer = domain.buffer(512, udirect::dma::Access::DeviceWrites).expect("a buffer");
-    queue.submit(udirect::block::Request::read(udirect::units::Lba(0), buffer, 1)).expect("a slot");
+    let buffer = domain.buffer(512, Access::DeviceWrites).expect("a buffer");
+    queue.submit(Request::read(Lba(0), buffer, 1)).expect("a slot");
     queue.ring();
     let error = wait(&mut *queue, 1).pop().expect("one").result.expect_err("its queue is gone");
     assert!(error.to_string().contains("CSTS.CFS"), "{error}");
     drop((queue, device, controller, transport, traitor));
+    assert_home(ours.open());
+}
+
+/// Somebody clears CC.EN behind the driver's back, and sixteen commands are sent to nobody: the driver brings the controller
+/// up again, with shadow doorbells where it has them, and everything is done.
+///
+/// Nothing is in flight at that moment. With commands in flight QEMU 7.2 ends with a segmentation fault, once in three.
+pub(crate) fn a_controller_that_somebody_disabled_is_reset_and_goes_on() {
+    let ours = Ours::take("media");
+    let transport: Arc<dyn Transport> =
+        Vfio::open(address("media").parse().expect("an address")).expect("the device");
+    let domain = Domain::new(DomainOptions::default());
+    let controller =
+        nvme::connect(&transport, &domain, nvme::Options::default()).expect("a controller");
+    let device = controller.namespace(NamespaceId(1), "disabled").expect("a namespace");
+    let block = device.geometry().lba_size.bytes() as usize;
+    let options = udirect::block::QueueOptions { depth: 32, timeout: PATIENCE };
+    let mut queue = device.open_queue(&options).expect("a queue");
+    for round in 0..5_u64 {
+        let submit = |queue: &mut dyn IoQueue, lba: u64, writes: bool| {
+            let mut buffer = domain.buffer(block, Access::Both).expect("a buffer");
+            let lba = Lba(lba);
+            let request = if writes {
+                buffer.copy_from_slice(&pattern(block, lba.0 << 8 | round));
+                Request::write(lba, buffer, lba.0)
+            } else {
+                Request::read(lba, buffer, lba.0)
+            };
+            queue.submit(request).expect("a free slot");
+            queue.ring();
+        };
+        let check = |done: Completion| {
+            done.result.expect("it is done in the end");
+            let lba = done.request.tag;
+            let payload = done.request.into_payload().expect("a payload");
+            let found = &payload.segments()[0];
+            assert!(found[..] == pattern(block, lba << 8 | round), "block {lba} of {round}");
+        };
+        for writes in [true, false] {
+            (0..16).for_each(|lba| submit(&mut *queue, lba, writes));
+            wait(&mut *queue, 16).into_iter().for_each(check);
+            if writes {
+                transport.write32(offset::CC, 0);
+            }
+            (16..32).for_each(|lba| submit(&mut *queue, lba, writes));
+            wait(&mut *queue, 16).into_iter().for_each(check);
+        }
+        assert_eq!(queue.counters().resets, round + 1);
+    }
+    drop((queue, device, controller, transport));
+    assert_eq!(domain.usage().1, 0);
     assert_home(ours.open());
 }
 
