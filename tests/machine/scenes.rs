@@ -94,15 +94,22 @@ pub(crate) fn an_ordinary_user_who_owns_the_group_drives_the_device() {
     chown(ours.group(), Some(0), None).expect("root may");
 }
 
+/// By SPDK's lock, which is looked at first.
 pub(crate) fn a_second_process_is_refused() {
+    fs::create_dir_all("/var/tmp").expect("a folder for locks");
     let ours = Ours::take("lba512");
     let opened = ours.open();
+    let lock = format!("/var/tmp/spdk_pci_lock_{}", address("lba512"));
+    let holder = fs::read(&lock).expect("SPDK's lock on the device");
+    assert_eq!(holder, std::process::id().to_ne_bytes());
     let said = refused(&["list", &format!("pcie:{}", address("lba512"))]);
     let name = fs::read_to_string("/proc/self/comm").expect("our name");
     let (process, name) = (std::process::id(), name.trim());
     let expected = format!("is in use by process {process} ({name}): end it first");
     assert!(said.ends_with(&expected), "{said}");
     assert_home(opened);
+    assert!(!fs::exists(&lock).expect("a look"), "the lock is left behind");
+    fs::remove_dir("/var/tmp").expect("it was made above");
 }
 
 pub(crate) fn after_a_killed_process_the_device_starts_clean() {

@@ -81,13 +81,23 @@ pub enum VfioError {
         /// Who asks.
         user: u32,
     },
-    /// Another process has the group open.
+    /// Another process has the group open, or SPDK's lock on the device.
     #[error("{address} is in use by {}: end it first", holder_text(holder.as_ref()))]
     InUse {
         /// The device.
         address: PciAddress,
         /// The process, where it could be seen.
         holder: Option<(u32, String)>,
+    },
+    /// Whether SPDK drives the device cannot be seen.
+    #[error("SPDK's lock {} cannot be taken: remove it if nothing drives {address}", path.display())]
+    Unclaimed {
+        /// The device.
+        address: PciAddress,
+        /// The lock.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// The IOMMU would let a device raise any interrupt.
     #[error(

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   admission   sysfs only: is it NVMe, whose is it, what else is in its group    (nothing is touched)
+//!   claim       SPDK's lock on the device, so that SPDK and this never drive one at once
 //!   kernel      container + group + device; arenas mapped once each, with rights
 //!   ranges      the addresses that the IOMMU has, the MSI window cut out
 //! ```
@@ -10,6 +11,7 @@
 //! invariant: the device masters the bus only between [`Vfio::open`] and the drop, and reaches arenas only.
 
 mod admission;
+mod claim;
 mod error;
 mod kernel;
 mod ranges;
@@ -35,6 +37,7 @@ use super::{Doorbell, Pump, Transport};
 use crate::dma::{Arena, IovaLimits, Mapper, SharedBytes};
 use crate::pci::{PciAddress, Sysfs};
 use crate::units::QueueId;
+use claim::Claim;
 use kernel::{Container, Group, Handles};
 
 /// The command register of the configuration space and its bits for memory and bus mastering (PCI 3.0, 6.2.2).
@@ -56,6 +59,8 @@ pub struct Vfio {
     removal: Removal,
     registers: SharedBytes,
     handles: Handles,
+    /// Last: nobody else may have the device before the kernel has it back.
+    _claim: Claim,
 }
 
 impl Vfio {
@@ -66,6 +71,7 @@ impl Vfio {
     /// [`VfioError`], with a sentence about what helps.
     pub fn open(address: PciAddress) -> Result<Arc<Self>, VfioError> {
         let group = admit(&Sysfs::default(), address)?;
+        let claim = Claim::take(address)?;
         let handles = open_handles(address, group)?;
         let kernel = |what| move |source| VfioError::Kernel { address, what, source };
         let limits = handles.limits().map_err(kernel("the IOMMU's ranges cannot be read"))?;
@@ -78,7 +84,7 @@ impl Vfio {
             tracing::warn!(%address, %error, "the kernel cannot ask for the device back");
         }
         let limits = limits.unwrap_or_else(|| IovaLimits::bits(IOVA_BITS));
-        Ok(Arc::new(Self { address, limits, removal, registers, handles }))
+        Ok(Arc::new(Self { address, limits, removal, registers, handles, _claim: claim }))
     }
 
     /// Returns where the controller is.
