@@ -31,10 +31,12 @@ use crate::spec::command::{AdminOpcode, Cns, Command, IdentifyDword10, SetFeatur
 use crate::spec::completion::Completion;
 use crate::spec::feature::{FeatureId, NumberOfQueues};
 use crate::spec::identify::{
-    ActiveNamespaceList, IdentifyController, IdentifyNamespace, IdentifyNvmController,
+    ActiveNamespaceList, EntrySize, IdentifyController, IdentifyNamespace, IdentifyNvmController,
     IdentifyNvmNamespace,
 };
-use crate::spec::registers::{Configuration, IOCQES_NVM, IOSQES_NVM, Version};
+use crate::spec::registers::{
+    Configuration, IOCQES_NVM, IOSQES_NVM, Version, last_queue_with_doorbells,
+};
 use crate::transport::Transport;
 use crate::units::{CommandId, NamespaceId};
 
@@ -329,6 +331,7 @@ impl BringUp {
 
     fn controller_identified(&mut self) -> Result<(), BlockError> {
         self.scratch.span().read_into(self.found.controller.as_mut_bytes());
+        check_entries(&self.found.controller)?;
         let rtd3e = self.found.controller.rtd3e.get();
         let (connection, _) = self.parts()?;
         connection.set_shutdown_time(rtd3e);
@@ -400,7 +403,9 @@ impl BringUp {
     fn queues_granted(&mut self, completion: Completion) -> Result<(), BlockError> {
         let granted = NumberOfQueues::from_bits(completion.dw0);
         let count = granted.submission().min(granted.completion()).saturating_add(1);
-        self.found.queues = count.min(self.options.queues.max(1));
+        let dstrd = self.parts()?.0.cap.dstrd();
+        let most = self.options.queues.max(1).min(last_queue_with_doorbells(dstrd));
+        self.found.queues = count.min(most);
         let offered = self.found.controller.oacs().doorbell_buffer();
         if self.shadow_at.is_some() || (self.options.shadow_doorbells && offered) {
             self.offer_shadow_doorbells()
@@ -572,6 +577,17 @@ impl BringUp {
 /// The most namespaces that are looked at; the standard's list command pages without an end.
 const NAMESPACES_MAX: usize = 4096;
 
+/// Checks that queue entries may be as short as ours.
+fn check_entries(id: &IdentifyController) -> Result<(), BlockError> {
+    let least = |sizes: u8| EntrySize::from_bits(sizes).min();
+    let (sqes, cqes) = (least(id.sqes), least(id.cqes));
+    if sqes <= IOSQES_NVM && cqes <= IOCQES_NVM {
+        return Ok(());
+    }
+    let what = format!("queue entries of 64 and 16 bytes (SQES >= {sqes}, CQES >= {cqes})");
+    Err(Cause::Unsupported { what: what.into() }.into())
+}
+
 /// Checks that the controller can be driven at all.
 fn check_capabilities(connection: &Connection) -> Result<(), BlockError> {
     let cap = connection.cap;
@@ -587,4 +603,21 @@ fn check_capabilities(connection: &Connection) -> Result<(), BlockError> {
         return refuse(format!("the NVM command set (CAP.CSS = {:#04x})", cap.css()));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longer_entries_than_ours_are_refused_with_their_exponents() {
+        let mut id = IdentifyController::new_zeroed();
+        check_entries(&id).unwrap();
+        id.sqes = EntrySize::new().with_min(7).with_max(7).into();
+        let error = check_entries(&id).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the device does not support queue entries of 64 and 16 bytes (SQES >= 7, CQES >= 0)"
+        );
+    }
 }

@@ -205,6 +205,12 @@ pub const fn doorbell_offset(queue: QueueId, completion: bool, dstrd: u8) -> u32
     offset::DOORBELLS + ((2 * queue.0 as u32 + completion as u32) * (4 << dstrd))
 }
 
+/// Returns the highest queue whose doorbells lie at 32-bit offsets, which is as far as anybody maps registers.
+pub const fn last_queue_with_doorbells(dstrd: u8) -> u16 {
+    let pairs = (u32::MAX - offset::DOORBELLS) as u64 / (8 << dstrd);
+    if pairs > u16::MAX as u64 { u16::MAX } else { pairs as u16 - 1 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,6 +221,18 @@ mod tests {
         assert_eq!(doorbell_offset(QueueId(0), true, 0), 0x1004);
         assert_eq!(doorbell_offset(QueueId(3), false, 0), 0x1018);
         assert_eq!(doorbell_offset(QueueId(3), true, 4), 0x1000 + 7 * 64);
+    }
+
+    #[test]
+    fn the_doorbells_of_the_last_queue_fit_and_those_of_the_next_do_not() {
+        for dstrd in 0..16 {
+            let last = last_queue_with_doorbells(dstrd);
+            let end = |queue: u64| 0x1000 + (2 * queue + 2) * (4 << dstrd);
+            assert!(end(last.into()) <= u64::from(u32::MAX), "DSTRD {dstrd}");
+            assert!(last == u16::MAX || end(u64::from(last) + 1) > u64::from(u32::MAX));
+            assert!(u64::from(doorbell_offset(QueueId(last), true, dstrd)) < end(last.into()));
+        }
+        assert_eq!(last_queue_with_doorbells(15), 16_382);
     }
 
     #[test]
