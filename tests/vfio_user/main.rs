@@ -144,5 +144,6 @@ fn a_target_that_is_killed_at_depth_128_gives_every_request_back() {
     let refused = opened.device.open_queue(&QueueOptions::default()).err().expect("it is gone");
     assert_eq!(refused.kind(), ErrorKind::DeviceGone);
     drop(queue);
-    assert_eq!(opened.device.dma().usage().1, before, "all memory is home");
+    let (_, after) = opened.device.dma().usage();
+    assert!(after <= before, "{after} bytes are out, and {before} were before the requests");
 }
