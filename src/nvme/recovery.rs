@@ -229,6 +229,12 @@ impl Controller {
         self.troubles.end.get().cloned().unwrap_or_else(none)
     }
 
+    /// Says whether the device was removed, or has stopped answering: whoever finds another one in its place has to open
+    /// that.
+    pub fn is_gone(&self) -> bool {
+        self.troubles.end.get().is_some_and(|reason| reason.is_gone)
+    }
+
     /// Waits for a controller that can be used.
     ///
     /// # Errors

@@ -29,8 +29,9 @@ pub(super) fn open(
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     let open = open.get_or_insert_default();
     let controller = match open.get(&name).and_then(Weak::upgrade) {
-        Some(controller) => controller,
-        None => {
+        // In the place of one that is gone there may be another, though somebody still holds the old one.
+        Some(controller) if !controller.is_gone() => controller,
+        _ => {
             let (transport, domain) = (reach()?, Domain::new(DomainOptions::default()));
             let controller = nvme::connect(&transport, &domain, driver).map_err(failed)?;
             open.insert(name, Arc::downgrade(&controller));

@@ -118,6 +118,28 @@ fn a_program_that_is_told_to_end_closes_in_order() {
     }
 }
 
+/// Whoever still holds a device of the old target is told that it is gone; whoever opens the address gets the new one.
+#[test]
+fn a_target_that_was_started_again_can_be_opened_again() {
+    let program = Program::start("mem:16MiB");
+    let address = program.address();
+    let old = open(&address).expect("a device");
+    write(&old, 0, 1);
+    let (_, folder) = program.end(Signal::KILL);
+    let deadline = Instant::now() + PATIENCE;
+    let error = loop {
+        match old.device.open_queue(&QueueOptions::default()) {
+            Err(error) => break error,
+            Ok(queue) => drop(queue),
+        }
+        assert!(Instant::now() < deadline, "nobody has noticed");
+    };
+    assert_eq!(error.kind(), ErrorKind::DeviceGone, "{error}");
+    let _program = Program::start_in("mem:16MiB", folder);
+    let new = open(&address).expect("the new one");
+    assert_eq!(read(&new, 0), 0, "another medium");
+}
+
 /// The memory behind the doorbells and the queues stays, so that nothing but the socket shows that nobody is there.
 #[test]
 fn a_target_that_is_killed_at_depth_128_gives_every_request_back() {

@@ -21,7 +21,10 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn start(address: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        Self::start_in(address, tempfile::tempdir().expect("a folder"))
+    }
+
+    pub(crate) fn start_in(address: &str, folder: TempDir) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_udirect"))
             .args(["emulate", address, "--listen"])
             .arg(folder.path())
