@@ -72,6 +72,26 @@ pub enum ListenError {
 }
 
 /// A socket that offers a controller to other processes.
+///
+/// ```
+/// use std::os::fd::AsFd;
+/// use std::os::unix::net::UnixStream;
+/// use udirect::soft::{Controller, Listener, Options};
+///
+/// let folder = tempfile::tempdir()?;
+/// let controller = Controller::new(Options::default().shareable())?;
+/// let listener = Listener::bind(&controller, folder.path())?;
+/// let (end, told) = UnixStream::pair()?;
+/// let server = std::thread::spawn(move || listener.serve(told.as_fd()));
+///
+/// // In this process or in another.
+/// let opened = udirect::open::open(&format!("vfio-user:{}", folder.path().display()))?;
+/// assert_eq!(opened.device.geometry().capacity().0, 64 << 20);
+///
+/// drop((opened, end));
+/// server.join().expect("it does not panic")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Listener {
     controller: Arc<Controller>,
     path: PathBuf,
