@@ -9,6 +9,7 @@ mod server;
 mod strangers;
 mod target;
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -116,6 +117,29 @@ fn a_program_that_is_told_to_end_closes_in_order() {
         let opened = open(&format!("file:{}", image.display())).expect("the image");
         assert_eq!(read(&opened, 5), 77);
     }
+}
+
+/// What the controller was about to do for it is done or is not, and its memory is let go of.
+#[test]
+fn a_client_that_is_killed_at_depth_128_leaves_a_controller_for_the_next() {
+    let server = Server::start("mem:16MiB");
+    let mut client = Command::new(env!("CARGO_BIN_EXE_udirect"))
+        .args(["bench", &server.address(), "--rw=randwrite", "--bs=4k", "--iodepth=128"])
+        .args(["--runtime=60", "--time_based", "--quiet"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the program was built");
+    let deadline = Instant::now() + PATIENCE;
+    while server.controller.counters().io_total() < 1000 {
+        assert!(Instant::now() < deadline, "the client writes nothing");
+        std::thread::yield_now();
+    }
+    client.kill().expect("it is our child");
+    client.wait().expect("it has ended");
+    let opened = open(&server.address()).expect("the next one is let in");
+    write(&opened, 9, 3);
+    assert_eq!(read(&opened, 9), 3);
+    assert_eq!(server.controller.counters().dma_faults, 0);
 }
 
 /// Whoever still holds a device of the old target is told that it is gone; whoever opens the address gets the new one.
