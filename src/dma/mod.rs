@@ -25,6 +25,7 @@ mod pages;
 mod pool;
 mod ring;
 mod span;
+mod vanished;
 mod window;
 
 pub use arena::{Access, Arena};

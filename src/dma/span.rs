@@ -17,6 +17,8 @@ use memmap2::{Advice, MmapOptions};
 
 use super::pages::{PageKind, sealed};
 
+use super::vanished::Region;
+
 /// A piece of shared memory, kept alive by whoever owns the mapping.
 #[derive(Clone)]
 pub struct SharedBytes {
@@ -73,7 +75,8 @@ impl SharedBytes {
         Ok((Self::of_device(&file, offset, len as u64)?, file))
     }
 
-    /// Maps a region of a device: its registers, which change by themselves and act on being written.
+    /// Maps a region of a device: its registers, which change by themselves and act on being written. Once the device is
+    /// gone they read as all ones.
     ///
     /// # Errors
     ///
@@ -83,8 +86,9 @@ impl SharedBytes {
         let len = usize::try_from(len).map_err(too_long)?;
         let map = MmapOptions::new().offset(offset).len(len).map_raw(file)?;
         let start = NonNull::new(map.as_mut_ptr()).expect("a mapping is not at address 0");
+        let region = Region::guard(map)?;
         // SAFETY: `map` moves into `keep`, which unmaps only when the last share is gone, and never shows its bytes.
-        Ok(unsafe { Self::new(start, len, Arc::new(map)) })
+        Ok(unsafe { Self::new(start, len, Arc::new(region)) })
     }
 
     /// Looks at all of it.
