@@ -24,6 +24,9 @@ const ENTRIES: u16 = 64;
 /// Commands in flight at most; one entry of a ring always stays empty.
 const SLOTS: u16 = ENTRIES - 1;
 
+/// Events that wait for somebody to look at them. A device that reports without end does not fill memory.
+const EVENTS_MAX: usize = 64;
+
 /// Why an admin command was sent.
 #[derive(Debug, Default)]
 enum Purpose {
@@ -197,7 +200,10 @@ impl Admin {
                 let persistent = ErrorEvent::PERSISTENT_INTERNAL.0;
                 self.is_broken |=
                     event.kind() == AsyncEventType::ERROR && event.info() == persistent;
-                self.events.push_back(event);
+                match self.events.len() {
+                    EVENTS_MAX.. => tracing::warn!(?event, "nobody looks at events: one is lost"),
+                    _ => self.events.push_back(event),
+                }
                 self.request_event()?;
             }
             // Whether it was of use shows at the command that it was for.
