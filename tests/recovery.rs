@@ -624,7 +624,7 @@ fn the_bad_block_of_a_read_is_found_and_what_lies_before_it_is_read() {
     let mut queue = bed.queue(LONG);
     bed.fill(&mut *queue, 1024, 1);
     // Of one command of 256 blocks, which is MDTS, and of a request of four.
-    for (total, most) in [(256_u64, 10), (1000, 16)] {
+    for (total, most) in [(256_u64, 10), (1000, 17)] {
         for nth in 0..times(20) {
             let bad = nth * 37 % total;
             bed.faults.add(reads_of(bad, FaultAction::Fail(Status::UNRECOVERED_READ)));

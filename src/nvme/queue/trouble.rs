@@ -278,6 +278,8 @@ impl QueuePair {
         if self.failed.is_some() {
             return self.drain(max, sink);
         }
+        // Another queue may have found what is wrong, and know of no success.
+        self.note_success();
         match self.controller.health.state() {
             State::Live(era) => self.rejoin(era),
             State::Resetting | State::Failing => self.controller.advance(),
@@ -299,7 +301,6 @@ impl QueuePair {
         match self.join(era) {
             Ok(()) => {
                 self.counters.resets += 1;
-                self.seen = self.counters.completions;
                 tracing::info!(
                     queue = self.place.id.0,
                     errands = self.errands.len(),
