@@ -93,7 +93,7 @@ mod tests {
             (
                 "vfio-user:/a?lba=512".into(),
                 "vfio-user:/a?lba=512: unknown option lba, known are ns rights queues max_transfer sgl shadow \
-                 metadata apptag"
+                 metadata apptag resets resends"
                     .into(),
             ),
             (
